@@ -1,0 +1,1 @@
+"""Apache Superset on an auto-scaling fleet of VMs."""

@@ -1,0 +1,50 @@
+"""Ansible's answers for the command line and the tests: one source of truth, the inventory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+class AnsibleFailed(Exception):
+    """Ansible could not do what was asked; the message is Ansible's own."""
+
+
+def run_module(hosts: str, module: str, arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Run a module on the hosts of a pattern and return its result for each host.
+
+    The arguments are templated by Ansible, so a secret is passed as the name of its variable.
+
+    Raises AnsibleFailed with the message of the first host that failed, or when no host matches.
+    """
+    environment = os.environ | {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true",
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+        "ANSIBLE_CALLBACKS_ENABLED": "",
+    }
+    command = ["ansible", hosts, "--module-name", module, "--args", json.dumps(arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    try:
+        plays = json.loads(done.stdout)["plays"]
+    except ValueError:
+        raise AnsibleFailed((done.stderr or done.stdout).strip()) from None
+    results: dict[str, dict[str, Any]] = plays[0]["tasks"][0]["hosts"] if plays else {}
+    if not results:
+        raise AnsibleFailed(f"no machine matches {hosts!r}: is the fleet up (./fleet up)?")
+    for host, result in results.items():
+        if result.get("failed") or result.get("unreachable"):
+            raise AnsibleFailed(f"{host}: {result.get('msg', result)}")
+    return results
+
+
+def variables(hosts: str, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the named variables, templated, as a play on each host of the pattern sees them."""
+    values = f"{{{{ dict({names} | zip(q('ansible.builtin.vars', *{names}))) }}}}"
+    results = run_module(hosts, "ansible.builtin.debug", {"msg": values})
+    return {host: result["msg"] for host, result in results.items()}

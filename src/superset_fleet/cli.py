@@ -1,0 +1,99 @@
+"""The command line `fleet`: what an operator asks a running fleet."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .ansible import AnsibleFailed, run_module, variables
+
+
+def facts(*names: str) -> dict[str, Any]:
+    """Return variables as the first load balancer sees them."""
+    return next(iter(variables("haproxy[0]", list(names)).values()))
+
+
+def access(_: argparse.Namespace) -> None:
+    """Print where Superset is and how to log in."""
+    print(
+        f"""
+  Superset   {facts("superset_url")["superset_url"]}
+  user       admin
+  password   ./fleet password
+
+  Try next:  ./fleet query "select origin, count(*) from flights group by origin"
+             ./fleet query "select warehouse.slow(20)"    # and look at SQL > Query history
+             .venv/bin/ansible-playbook playbooks/site.yml     # changes nothing
+             ./fleet down
+"""
+    )
+
+
+def password(_: argparse.Namespace) -> None:
+    """Print the admin's password."""
+    print(facts("superset_admin_password")["superset_admin_password"])
+
+
+def query(arguments: argparse.Namespace) -> None:
+    """Run a query as a user would and print its rows."""
+    options = {
+        "url": "{{ superset_url }}",
+        "password": "{{ superset_admin_password }}",
+        "ca_certificate": "{{ haproxy_ca_certificate }}",
+        "database": arguments.database,
+        "sql": arguments.sql,
+        "timeout": arguments.timeout,
+    }
+    result = next(iter(run_module("haproxy[0]", "superset_query", options).values()))
+    print("\t".join(result["columns"]))
+    for row in result["rows"]:
+        print("\t".join(str(row[column]) for column in result["columns"]))
+    print(f"-- {len(result['rows'])} rows; seconds: {result['seconds']}", file=sys.stderr)
+
+
+def ssh(arguments: argparse.Namespace) -> None:
+    """Replace this process by an ssh session on a machine of a group."""
+    names = [
+        "ansible_host",
+        "ansible_user",
+        "ansible_ssh_private_key_file",
+        "ansible_ssh_common_args",
+    ]
+    machine = variables(f"{arguments.group}[{arguments.number - 1}]", names)
+    host, user, key, options = next(iter(machine.values())).values()
+    os.execvp("ssh", ["ssh", "-i", key, *options.split(), f"{user}@{host}", *arguments.command])
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(prog="fleet", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(function.__name__, help=function.__doc__)
+        added.set_defaults(run=function)
+        return added
+
+    command(access)
+    command(password)
+    asked = command(query)
+    asked.add_argument("sql", metavar="SQL")
+    asked.add_argument("--database", default="warehouse", help="its name in Superset")
+    asked.add_argument("--timeout", type=int, default=300, help="seconds to wait for the result")
+    machine = command(ssh)
+    machine.add_argument("group", metavar="GROUP")
+    machine.add_argument("number", metavar="N", nargs="?", type=int, default=1)
+    machine.add_argument("command", nargs=argparse.REMAINDER, help="instead of a shell")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors of the fleet end it with one message and status 1."""
+    chosen = parser().parse_args(arguments)
+    try:
+        chosen.run(chosen)
+    except AnsibleFailed as error:
+        sys.exit(f"fleet: {error}")
