@@ -45,6 +45,10 @@ def run_module(hosts: str, module: str, arguments: dict[str, Any]) -> dict[str, 
 
 def variables(hosts: str, names: list[str]) -> dict[str, dict[str, Any]]:
     """Return the named variables, templated, as a play on each host of the pattern sees them."""
-    values = f"{{{{ dict({names} | zip(q('ansible.builtin.vars', *{names}))) }}}}"
-    results = run_module(hosts, "ansible.builtin.debug", {"msg": values})
+    return template(hosts, f"dict({names} | zip(q('ansible.builtin.vars', *{names})))")
+
+
+def template(hosts: str, expression: str) -> dict[str, Any]:
+    """Return the value of a Jinja expression on each host of the pattern."""
+    results = run_module(hosts, "ansible.builtin.debug", {"msg": f"{{{{ {expression} }}}}"})
     return {host: result["msg"] for host, result in results.items()}

@@ -1,0 +1,81 @@
+"""The conventions that a machine can hold."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def options(role: str) -> dict[str, dict[str, Any]]:
+    specs = load(ROOT / "roles" / role / "meta" / "argument_specs.yml")
+    found: dict[str, dict[str, Any]] = specs["argument_specs"]["main"]["options"]
+    return found
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_input_is_either_specified_with_a_default_or_required(role: str) -> None:
+    defaults = load(ROOT / "roles" / role / "defaults" / "main.yml")
+    optional = {name for name, option in options(role).items() if not option.get("required")}
+    assert set(defaults) == optional
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_input_says_what_it_means_and_of_what_type_it_is(role: str) -> None:
+    bare = [
+        name
+        for name, option in options(role).items()
+        if not option.get("description") or not option.get("type")
+    ]
+    assert bare == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_input_begins_with_a_word_of_the_fleet(role: str) -> None:
+    words = ("haproxy_", "postgres_", "redis_", "superset_", "warehouse_", f"{role}_")
+    assert [name for name in options(role) if not name.startswith(words)] == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_has_a_part_for_the_image_and_a_part_for_the_machine(role: str) -> None:
+    tasks = {path.name for path in (ROOT / "roles" / role / "tasks").iterdir()}
+    assert {"install.yml", "configure.yml", "main.yml"} <= tasks or tasks == {"main.yml"}
+
+
+@pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"default"}))
+def test_every_scenario_is_named_after_a_playbook(scenario: str) -> None:
+    own_converge = ROOT / "molecule" / scenario / "converge.yml"
+    assert own_converge.is_file() or (ROOT / "playbooks" / f"{scenario}.yml").is_file()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_has_a_scenario_of_its_name(role: str) -> None:
+    assert role in SCENARIOS
+
+
+def test_only_the_topology_file_reads_the_inventory() -> None:
+    reads_inventory = re.compile(r"\b(groups|hostvars)\s*[\[.]")
+    files = (
+        path
+        for tree in ("roles", "playbooks", "inventory")
+        for path in (ROOT / tree).rglob("*")
+        if path.suffix in {".yml", ".j2"}
+    )
+    assert [path for path in files if reads_inventory.search(path.read_text())] == [
+        ROOT / "inventory/group_vars/all/topology.yml"
+    ]
+
+
+def test_secrets_are_named_after_the_variable_that_they_fill() -> None:
+    given = re.compile(r"^(\w+): .*\bvault_(\w+)", re.MULTILINE)
+    for path in (ROOT / "inventory" / "group_vars" / "all").glob("*.yml"):
+        assert [pair for pair in given.findall(path.read_text()) if pair[0] != pair[1]] == []
