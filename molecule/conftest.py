@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from superset_fleet.ansible import template
 from testinfra.host import Host
+
+from superset_fleet.ansible import template
 
 
 @functools.cache
