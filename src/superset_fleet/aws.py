@@ -1,0 +1,128 @@
+"""Clients for the few AWS calls that the fleet reads with, and their errors in plain words.
+
+botocore alone, with service models cut down to what is read (models/): a client of the whole EC2
+takes longer to make than the call it is made for, and parses 60 fields to get at one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import botocore.config
+import botocore.exceptions
+import botocore.loaders
+import botocore.session
+
+MODELS = Path(__file__).parent / "models"
+ATTEMPTS = 6  # with botocore's standard back-off about half a minute; AWS_MAX_ATTEMPTS changes it
+
+REFUSED = {
+    "AuthFailure",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "RequestExpired",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
+DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException"}
+
+
+class AwsError(Exception):
+    """AWS could not be read; the message names the thing and the remedy, in one line."""
+
+
+def session(config_file: Path | None = None, profile: str | None = None) -> Any:
+    """Return a botocore session.
+
+    With config_file, region, endpoint and credentials come from that file alone and not from the
+    environment or the user's own files, so credentials of one cloud never reach the other.
+
+    Raises AwsError when config_file is missing.
+    """
+    made = botocore.session.Session()
+    if config_file:
+        if not config_file.is_file():
+            raise AwsError(f"{config_file} is missing: the local cloud is not up: run ./fleet up")
+        made.set_config_variable("config_file", str(config_file))
+        made.set_config_variable("credentials_file", str(config_file))
+        profile = profile or "default"  # a profile by name takes precedence over the environment
+    if profile:
+        made.set_config_variable("profile", profile)
+    made.register_component("data_loader", botocore.loaders.Loader([str(MODELS)]))
+    return made
+
+
+def client(made: Any, service: str, region: str, endpoint_url: str | None = None) -> Any:
+    """Return a client of autoscaling, ec2 or ssm, able to do the calls of models/ only.
+
+    Making clients is not safe in threads, using them is.
+    """
+    retries = {}
+    if made.get_config_variable("max_attempts") is None:
+        retries["total_max_attempts"] = ATTEMPTS
+    config = botocore.config.Config(connect_timeout=5, read_timeout=30, retries=retries)
+    return made.create_client(service, region_name=region, endpoint_url=endpoint_url, config=config)
+
+
+def pages(call: Callable[..., Any], **wanted: Any) -> Iterator[Any]:
+    """Yield every page of the answer to a call."""
+    page = call(**wanted)
+    yield page
+    while token := page.get("NextToken"):
+        page = call(**wanted, NextToken=token)
+        yield page
+
+
+@contextmanager
+def explained(region: str, endpoint_url: str | None = None) -> Iterator[None]:
+    """Turn what botocore raises into an AwsError: thing and remedy in one line."""
+    try:
+        yield
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        raise AwsError(_explanation(error, region, endpoint_url)) from error
+
+
+def _explanation(error: Exception, region: str, endpoint_url: str | None) -> str:
+    where = f"region {region}" + (f" at {endpoint_url}" if endpoint_url else "")
+    if isinstance(error, botocore.exceptions.ClientError):
+        code = error.response.get("Error", {}).get("Code", "")
+        said = f"{where}: {error.operation_name}: {error.response['Error'].get('Message') or code}"
+        said = " ".join(said.split()).rstrip(".")
+        if code in REFUSED:
+            return f"{said} ({code}): renew the credentials, or name others by option profile"
+        if code in DENIED:
+            return f"{said} ({code}): allow the call in the policy of these credentials"
+        if code in THROTTLED:
+            return f"{said} ({code}): AWS throttles this account; run again in a minute"
+        if code == "OptInRequired":
+            return f"{said} ({code}): enable the region for the account, or leave it out"
+        return f"{said} ({code})"
+    said = " ".join(str(error).split()).rstrip(".")
+    match error:
+        case (
+            botocore.exceptions.NoCredentialsError()
+            | botocore.exceptions.PartialCredentialsError()
+            | botocore.exceptions.CredentialRetrievalError()
+        ):
+            return f"{where}: {said}: set AWS_PROFILE or option profile, or run `aws configure`"
+        case botocore.exceptions.NoRegionError():
+            return "no region: set option regions or AWS_REGION"
+        case botocore.exceptions.ProfileNotFound():
+            return f"{said}: correct option profile or AWS_PROFILE"
+        case botocore.exceptions.InvalidRegionError():
+            return f"{said}: correct option regions"
+        case botocore.exceptions.HTTPClientError() if endpoint_url:
+            return f"{where}: {said}: is the local cloud up (./fleet up)? Is endpoint_url right?"
+        case botocore.exceptions.HTTPClientError():
+            known = botocore.session.Session().get_available_regions("ec2")
+            if region not in known:
+                return f"region {region}: botocore knows no such region: correct option regions"
+            return f"{where}: {said}: check the network and the proxy settings"
+        case botocore.parsers.ResponseParserError():
+            return f"{where}: the answer is not AWS's ({said}): is endpoint_url right?"
+    return f"{where}: {said}"
