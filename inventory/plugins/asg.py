@@ -104,11 +104,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.errors import AnsibleParserError
+from ansible import constants as C
+from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 
 if TYPE_CHECKING:
-    from superset_fleet.discovery import Answer, Cloud, Instance
+    from superset_fleet.discovery import Answer, Instance
 
 STATES = ("in_service", "pending", "standby", "terminating", "unhealthy")
 
@@ -152,14 +153,30 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         return bool(super().verify_file(path)) and path.endswith(".asg.yml")
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
-        """Fill the inventory."""
+        """Fill the inventory, or end the run with one error."""
         super().parse(inventory, loader, path, cache)
-        self.read_options(path)
+        try:
+            self.read_options(path)
+            answers = self.discover(path)
+        except AnsibleError as error:
+            if not C.INVENTORY_ANY_UNPARSED_IS_FAILED:
+                raise  # as its users want it; ansible-lint does
+            # Raised on, it would be a warning: Ansible would offer the source to the next plugin
+            # and end with that one's complaint. Nothing else can read this source.
+            self.display.error(f"{path}: {error}")
+            raise SystemExit(1) from None
+        for answer in answers:
+            for warning in answer.warnings:
+                self.display.warning(f"region {answer.region}: {warning}")
+        self.fill(answers, path)
+
+    def discover(self, path: str) -> list[Answer]:
+        """Ask AWS."""
         try:
             from superset_fleet.aws import AwsError
             from superset_fleet.discovery import Cloud, discover
         except ImportError as error:
-            raise AnsibleParserError(f"{error}: run ./fleet, it makes the environment") from error
+            raise AnsibleParserError(f"{error}: run ./fleet, it makes the environment") from None
         cloud = Cloud(
             regions=self.get_option("regions"),
             fleet=self.get_option("fleet"),
@@ -171,13 +188,9 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         cache_path = self.path("cache_path", path)
         assert cache_path  # it has a default
         try:
-            answers = discover(cloud, cache_path, self.get_option("on_failure") == "last_good")
+            return discover(cloud, cache_path, self.get_option("on_failure") == "last_good")
         except AwsError as error:
             raise AnsibleParserError(str(error)) from None
-        for answer in answers:
-            for warning in answer.warnings:
-                self.display.warning(f"region {answer.region}: {warning}")
-        self.fill(cloud, answers)
 
     def read_options(self, path: str) -> None:
         """Read the inventory source; a mistyped option is an error."""
@@ -194,18 +207,18 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         value = self.get_option(option)
         return (Path(source).parent / Path(value).expanduser()).resolve() if value else None
 
-    def fill(self, cloud: Cloud, answers: list[Answer]) -> None:
+    def fill(self, answers: list[Answer], path: str) -> None:
         """Hand hosts, groups and variables to Ansible."""
         inventory = self.inventory
         environment = self.get_option("environment")
-        for group in (*map(safe, cloud.roles), *STATES, "cloud", environment):
+        for group in (*map(safe, self.get_option("roles")), *STATES, "cloud", environment):
             inventory.add_group(group)
         inventory.add_child("cloud", environment)
         inventory.set_variable("all", "fleet_environment", environment)
-        inventory.set_variable("all", "fleet_name", cloud.fleet)
+        inventory.set_variable("all", "fleet_name", self.get_option("fleet"))
         inventory.set_variable("all", "fleet_region", answers[0].region)
-        if cloud.config_file:
-            inventory.set_variable("all", "fleet_aws_config_file", str(cloud.config_file))
+        if config_file := self.path("config_file", path):
+            inventory.set_variable("all", "fleet_aws_config_file", str(config_file))
         for answer in answers:
             for instance in answer.instances:
                 inventory.add_host(instance.id, group=environment)

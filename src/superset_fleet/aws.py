@@ -78,6 +78,16 @@ def pages(call: Callable[..., Any], **wanted: Any) -> Iterator[Any]:
         yield page
 
 
+def parameters(made: Any, region: str, path: str) -> Iterator[tuple[str, str]]:
+    """Yield last part of the name and decrypted value of the parameters below a path."""
+    store = client(made, "ssm", region)
+    for page in pages(
+        store.get_parameters_by_path, Path=path, WithDecryption=True, Recursive=False, MaxResults=10
+    ):
+        for parameter in page["Parameters"]:
+            yield parameter["Name"].rpartition("/")[2], parameter["Value"]
+
+
 @contextmanager
 def explained(region: str, endpoint_url: str | None = None) -> Iterator[None]:
     """Turn what botocore raises into an AwsError: thing and remedy in one line."""
@@ -116,11 +126,10 @@ def _explanation(error: Exception, region: str, endpoint_url: str | None) -> str
             return f"{said}: correct option profile or AWS_PROFILE"
         case botocore.exceptions.InvalidRegionError():
             return f"{said}: correct option regions"
-        case botocore.exceptions.HTTPClientError() if endpoint_url:
-            return f"{where}: {said}: is the local cloud up (./fleet up)? Is endpoint_url right?"
-        case botocore.exceptions.HTTPClientError():
-            known = botocore.session.Session().get_available_regions("ec2")
-            if region not in known:
+        case botocore.exceptions.HTTPClientError() | botocore.exceptions.ConnectionError():
+            if endpoint_url and "amazonaws.com" not in endpoint_url:
+                return f"{where}: {said}: is the local cloud up (./fleet up)?"
+            if region not in botocore.session.Session().get_available_regions("ec2"):
                 return f"region {region}: botocore knows no such region: correct option regions"
             return f"{where}: {said}: check the network and the proxy settings"
         case botocore.parsers.ResponseParserError():

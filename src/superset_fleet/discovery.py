@@ -141,7 +141,7 @@ class Region:
         gone = [one for one in found if not one.address]
         return Answer(
             self.name,
-            [one for one in found if one.address],
+            sorted(one for one in found if one.address),
             [f"{one.id} ({one.state}) has no address any more: left out" for one in gone],
         )
 

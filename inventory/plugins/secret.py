@@ -1,0 +1,89 @@
+"""Lookup plugin `secret`: the fleet's secrets, from the parameter store of AWS."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: secret
+short_description: The fleet's secrets, from the parameter store
+description:
+  - Returns the value of the parameter C(/superset-fleet/<fleet>/secrets/<term>).
+  - All secrets of a fleet are read with one call, once per process.
+notes:
+  - Needs the permission C(ssm:GetParametersByPath), and C(kms:Decrypt) for the key of the
+    parameters.
+options:
+  _terms:
+    description: Names of the secrets, which are the names of the variables they end in.
+    required: true
+  fleet:
+    description: Name of the fleet.
+    type: str
+    required: true
+    vars:
+      - name: fleet_name
+  region:
+    description: Region of the parameters.
+    type: str
+    required: true
+    vars:
+      - name: fleet_region
+  config_file:
+    description: AWS configuration file. Credentials and endpoint then come from this file alone.
+    type: str
+    vars:
+      - name: fleet_aws_config_file
+"""
+
+EXAMPLES = r"""
+vault_redis_cache_password: "{{ lookup('secret', 'redis_cache_password') }}"
+"""
+
+RETURN = r"""
+_raw:
+  description: The values, one for each term.
+  type: list
+  elements: str
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+
+
+@cache
+def secrets(fleet: str, region: str, config_file: str | None) -> dict[str, str]:
+    """Return the secrets of a fleet by name. Raises AwsError."""
+    from superset_fleet import aws
+
+    session = aws.session(Path(config_file) if config_file else None)
+    with aws.explained(region):
+        return dict(aws.parameters(session, region, f"/superset-fleet/{fleet}/secrets"))
+
+
+class LookupModule(LookupBase):  # type: ignore[misc]
+    """The plugin."""
+
+    def run(
+        self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[str]:
+        """Return the secrets that the terms name."""
+        try:
+            from superset_fleet.aws import AwsError
+        except ImportError as error:
+            raise AnsibleLookupError(f"{error}: run ./fleet, it makes the environment") from None
+        self.set_options(var_options=variables, direct=kwargs)
+        fleet, region = self.get_option("fleet"), self.get_option("region")
+        try:
+            known = secrets(fleet, region, self.get_option("config_file"))
+        except AwsError as error:
+            raise AnsibleLookupError(f"the secrets of fleet {fleet}: {error}") from None
+        missing = [f"/superset-fleet/{fleet}/secrets/{term}" for term in terms if term not in known]
+        if missing:
+            raise AnsibleLookupError(
+                f"region {region} has no parameter {', '.join(missing)}: "
+                "run playbooks/provision.yml"
+            )
+        return [known[term] for term in terms]
