@@ -15,7 +15,9 @@ class AnsibleFailed(Exception):
     """Ansible could not do what was asked; the message is Ansible's own."""
 
 
-def run_module(hosts: str, module: str, arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def run_module(
+    hosts: str, module: str, arguments: dict[str, Any], become: bool = False
+) -> dict[str, dict[str, Any]]:
     """Run a module on the hosts of a pattern and return its result for each host.
 
     The arguments are templated by Ansible, so a secret is passed as the name of its variable.
@@ -29,6 +31,7 @@ def run_module(hosts: str, module: str, arguments: dict[str, Any]) -> dict[str, 
         "ANSIBLE_CALLBACKS_ENABLED": "",
     }
     command = ["ansible", hosts, "--module-name", module, "--args", json.dumps(arguments)]
+    command += ["--become"] if become else []
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     try:
         plays = json.loads(done.stdout)["plays"]

@@ -1,0 +1,114 @@
+"""The fleet as its users see it: through the load balancer's address, as admin."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import requests
+
+from superset_fleet.ansible import ROOT, run_module, template
+
+Play = Callable[..., subprocess.CompletedProcess[str]]
+Query = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def facts() -> dict[str, Any]:
+    """Variables of the fleet, as a play on the load balancer sees them."""
+    names = "q('ansible.builtin.varnames', '^(haproxy|superset|postgres|redis|fleet)_')"
+    seen = template("haproxy[0]", f"dict({names} | zip(q('ansible.builtin.vars', *{names})))")
+    return dict(next(iter(seen.values())))
+
+
+@pytest.fixture(scope="session")
+def authority(facts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of the certificate authority that a user's browser trusts."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    path.write_text(facts["haproxy_ca_certificate"])
+    return str(path)
+
+
+@pytest.fixture
+def stranger(facts: dict[str, Any], authority: str) -> Iterator[requests.Session]:
+    """A browser that is not logged in; paths are relative to Superset's address."""
+    with requests.Session() as session:
+        session.verify = authority
+        session.trust_env = False
+        yield session
+
+
+@pytest.fixture
+def url(facts: dict[str, Any]) -> str:
+    """Superset's address."""
+    return str(facts["superset_url"])
+
+
+@pytest.fixture(scope="session")
+def query() -> Query:
+    """Run SQL as a user does, asynchronously through the load balancer."""
+
+    def run(sql: str) -> dict[str, Any]:
+        options = {
+            "url": "{{ superset_url }}",
+            "password": "{{ superset_admin_password }}",
+            "ca_certificate": "{{ haproxy_ca_certificate }}",
+            "database": "warehouse",
+            "sql": sql,
+            "timeout": 120,
+        }
+        return next(iter(run_module("haproxy[0]", "superset_query", options).values()))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def together() -> Callable[[Query, list[str]], list[dict[str, Any]]]:
+    """Run several queries at the same time."""
+
+    def run(query: Query, statements: list[str]) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(len(statements)) as pool:
+            return list(pool.map(query, statements))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def play() -> Play:
+    """Run a playbook as an operator does; its output is in `stdout`."""
+
+    def run(playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["ansible-playbook", f"playbooks/{playbook}.yml", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    return run
+
+
+@contextmanager
+def stopped(hosts: str, unit: str) -> Iterator[None]:
+    """Keep a unit of some machines from running, and start it again in the end."""
+    options = {"name": unit, "state": "stopped", "masked": True}
+    run_module(hosts, "ansible.builtin.systemd_service", options, become=True)
+    try:
+        yield
+    finally:
+        options = {"name": unit, "state": "started", "masked": False}
+        run_module(hosts, "ansible.builtin.systemd_service", options, become=True)
+
+
+@contextmanager
+def replaced(hosts: str, path: str, pattern: str, replacement: str) -> Iterator[None]:
+    """Change what a pattern matches in a file of some machines; put the file back in the end."""
+    copy = f"{path}.before"
+    shell = "ansible.builtin.shell"
+    run_module(hosts, shell, {"cmd": f"cp -a {path} {copy}"}, become=True)
+    try:
+        options = {"path": path, "regexp": pattern, "replace": replacement}
+        run_module(hosts, "ansible.builtin.replace", options, become=True)
+        yield
+    finally:
+        run_module(hosts, shell, {"cmd": f"mv {copy} {path}"}, become=True)
