@@ -188,9 +188,12 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         cache_path = self.path("cache_path", path)
         assert cache_path  # it has a default
         try:
-            return discover(cloud, cache_path, self.get_option("on_failure") == "last_good")
+            answers: list[Answer] = discover(
+                cloud, cache_path, self.get_option("on_failure") == "last_good"
+            )
         except AwsError as error:
             raise AnsibleParserError(str(error)) from None
+        return answers
 
     def read_options(self, path: str) -> None:
         """Read the inventory source; a mistyped option is an error."""

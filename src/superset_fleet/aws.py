@@ -14,6 +14,7 @@ from typing import Any
 import botocore.config
 import botocore.exceptions
 import botocore.loaders
+import botocore.parsers
 import botocore.session
 
 MODELS = Path(__file__).parent / "models"
@@ -81,9 +82,7 @@ def pages(call: Callable[..., Any], **wanted: Any) -> Iterator[Any]:
 def parameters(made: Any, region: str, path: str) -> Iterator[tuple[str, str]]:
     """Yield last part of the name and decrypted value of the parameters below a path."""
     store = client(made, "ssm", region)
-    for page in pages(
-        store.get_parameters_by_path, Path=path, WithDecryption=True, Recursive=False, MaxResults=10
-    ):
+    for page in pages(store.get_parameters_by_path, Path=path, WithDecryption=True, MaxResults=10):
         for parameter in page["Parameters"]:
             yield parameter["Name"].rpartition("/")[2], parameter["Value"]
 
@@ -93,7 +92,11 @@ def explained(region: str, endpoint_url: str | None = None) -> Iterator[None]:
     """Turn what botocore raises into an AwsError: thing and remedy in one line."""
     try:
         yield
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+    except (
+        botocore.exceptions.BotoCoreError,
+        botocore.exceptions.ClientError,
+        botocore.parsers.ResponseParserError,
+    ) as error:
         raise AwsError(_explanation(error, region, endpoint_url)) from error
 
 
