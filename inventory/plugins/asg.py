@@ -54,7 +54,9 @@ options:
     elements: str
     default: [haproxy, superset_web, celery_worker, scheduler, redis, postgres]
   profile:
-    description: Profile of the AWS configuration.
+    description:
+      - Profile of the AWS configuration, for the inventory alone.
+      - What the plays do on AWS goes by C(AWS_PROFILE), and so does the inventory without this.
     type: str
   config_file:
     description:
@@ -173,6 +175,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
     def discover(self, path: str) -> list[Answer]:
         """Ask AWS."""
         try:
+            import superset_fleet.secrets  # noqa: F401  (the lookup `secret` shares it by fork)
             from superset_fleet.aws import AwsError
             from superset_fleet.discovery import Cloud, discover
         except ImportError as error:

@@ -7,7 +7,8 @@ name: secret
 short_description: The fleet's secrets, from the parameter store
 description:
   - Returns the value of the parameter C(/superset-fleet/<fleet>/secrets/<term>).
-  - All secrets of a fleet are read with one call, once per process.
+  - All secrets of a fleet are read together, once for a run of Ansible, and again when one is
+    asked for that was not there.
 notes:
   - Needs the permission C(ssm:GetParametersByPath), and C(kms:Decrypt) for the key of the
     parameters.
@@ -45,22 +46,10 @@ _raw:
   elements: str
 """
 
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
-
-
-@cache
-def secrets(fleet: str, region: str, config_file: str | None) -> dict[str, str]:
-    """Return the secrets of a fleet by name. Raises AwsError."""
-    from superset_fleet import aws
-
-    session = aws.session(Path(config_file) if config_file else None)
-    with aws.explained(region):
-        return dict(aws.parameters(session, region, f"/superset-fleet/{fleet}/secrets"))
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]
@@ -71,13 +60,14 @@ class LookupModule(LookupBase):  # type: ignore[misc]
     ) -> list[str]:
         """Return the secrets that the terms name."""
         try:
+            from superset_fleet import secrets
             from superset_fleet.aws import AwsError
         except ImportError as error:
             raise AnsibleLookupError(f"{error}: run ./fleet, it makes the environment") from None
         self.set_options(var_options=variables, direct=kwargs)
         fleet, region = self.get_option("fleet"), self.get_option("region")
         try:
-            known = secrets(fleet, region, self.get_option("config_file"))
+            known = secrets.read(fleet, region, self.get_option("config_file"), terms)
         except AwsError as error:
             raise AnsibleLookupError(f"the secrets of fleet {fleet}: {error}") from None
         missing = [f"/superset-fleet/{fleet}/secrets/{term}" for term in terms if term not in known]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import pytest
 from ansible.errors import AnsibleError
 from ansible.plugins.loader import init_plugin_loader, lookup_loader
 from aws_server import Aws, serve
+
+from superset_fleet import secrets
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +64,34 @@ def test_all_secrets_are_read_at_once(aws: Aws, variables: dict[str, Any]) -> No
     assert lookup(variables, "secret_0", "secret_11") == ["value 0", "value 11"]
     assert lookup(variables, "secret_5") == ["value 5"]
     assert aws.calls == ["GetParametersByPath"] * 2  # a page holds ten
+
+
+def test_a_secret_that_was_made_meanwhile_is_found(aws: Aws, variables: dict[str, Any]) -> None:
+    add(aws, "one", "1")
+    assert lookup(variables, "one") == ["1"]
+    add(aws, "two", "2")
+    assert lookup(variables, "two") == ["2"]
+
+
+def test_what_a_forked_process_reads_the_others_know(aws: Aws, variables: dict[str, Any]) -> None:
+    add(aws, "one", "1")
+    child = multiprocessing.get_context("fork").Process(target=lookup, args=(variables, "one"))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert lookup(variables, "one") == ["1"]
+    assert aws.calls.count("GetParametersByPath") == 1
+
+
+def test_more_than_the_memory_holds_is_read_by_each(
+    aws: Aws, variables: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "_memory", mmap.mmap(-1, 4096))
+    for number in range(2):
+        add(aws, f"secret_{number}", str(number) * 3000)
+    assert lookup(variables, "secret_0") == ["0" * 3000]
+    assert lookup(variables, "secret_1") == ["1" * 3000]
+    assert aws.calls.count("GetParametersByPath") == 2
 
 
 def test_a_missing_secret_is_named_with_its_remedy(variables: dict[str, Any]) -> None:
