@@ -519,3 +519,14 @@ def test_what_the_manual_shows_can_be_read() -> None:
         assert set(example) <= options
     for source in ("local", "aws"):
         assert set(yaml.safe_load((ROOT / f"inventory/{source}.asg.yml").read_text())) <= options
+
+
+def test_a_static_inventory_has_the_same_roles_and_addresses() -> None:
+    program = Path(sys.executable).with_name("ansible-inventory")
+    command = [str(program), "-i", "inventory/static.example.yml", "--list"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    inventory = json.loads(done.stdout)
+    assert set(ROLES) <= set(inventory["all"]["children"])
+    machines = inventory["_meta"]["hostvars"].values()
+    assert len(machines) == 8
+    assert all("private_address" in machine for machine in machines)
