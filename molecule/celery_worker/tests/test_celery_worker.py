@@ -1,0 +1,68 @@
+"""What those who publish tasks may rely on."""
+
+import json
+import time
+
+import pytest
+
+testinfra_hosts = ["ansible://celery_worker"]
+
+CELERY = (
+    "SUPERSET_CONFIG_PATH=/etc/superset/superset_config.py "
+    "SUPERSET_FACTS=/etc/superset/facts.json "
+    "/opt/superset/venv/bin/celery --app superset.tasks.celery_app:app "
+)
+QUEUES = {"sql_lab", "charts", "reports", "thumbnails", "warmup", "default"}
+
+
+@pytest.fixture(autouse=True)
+def root(host):
+    with host.sudo():
+        yield
+
+
+def inspect(host, question):
+    """Ask this host's worker one of celery's questions."""
+    name = "worker@" + host.check_output("hostname")
+    answer = host.check_output(
+        CELERY + f"inspect {question} --json --timeout 10 --destination {name} 2>/dev/null"
+    )
+    return json.loads(answer.splitlines()[-1])[name]
+
+
+def test_takes_tasks_from_every_queue(host):
+    assert {queue["name"] for queue in inspect(host, "active_queues")} == QUEUES
+
+
+def test_holds_no_more_tasks_than_it_runs(host, fact):
+    stats = inspect(host, "stats")
+    assert stats["pool"]["max-concurrency"] == fact("celery_worker_concurrency")
+    assert stats["prefetch_count"] == fact("celery_worker_concurrency")
+
+
+def test_runs_what_is_published(host):
+    task = host.check_output(CELERY + "call reports.scheduler --queue default 2>/dev/null")
+    done = f"journalctl --unit celery-worker --grep '{task.splitlines()[-1]}.* succeeded'"
+    for _ in range(100):
+        if host.run(done).rc == 0:
+            return
+        time.sleep(0.2)
+    pytest.fail("the task did not succeed within 20 seconds")
+
+
+def test_stops_by_itself_when_told(host):
+    host.check_output("systemctl stop celery-worker")
+    shown = host.check_output("systemctl show --property Result,ExecMainStatus celery-worker")
+    host.check_output("systemctl start celery-worker")
+    assert set(shown.splitlines()) == {"Result=success", "ExecMainStatus=0"}
+
+
+def test_has_started_only_when_it_takes_tasks(host):
+    host.check_output("systemctl restart celery-worker")
+    assert inspect(host, "ping") == {"ok": "pong"}
+
+
+def test_starts_at_boot(host):
+    service = host.service("celery-worker")
+    assert service.is_running
+    assert service.is_enabled

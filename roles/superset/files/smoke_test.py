@@ -1,0 +1,104 @@
+"""Superset starts with this machine's packages, configuration and overrides, and can publish.
+
+`uv pip check` and imports do not notice that Celery's Redis transport refuses the installed
+redis-py; only a task that is really published does. The Redis is Debian's, started for this
+test alone on a port of the loopback interface. The metadata database is an empty SQLite file.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy
+
+CONFIG = Path("/etc/superset/superset_config.py")
+PASSWORD = "p@ss/word: 100%"  # needs quoting in a URL
+
+
+@contextmanager
+def redis_server(directory: Path) -> Iterator[int]:
+    """Yield the port of a Redis that lives as long as the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    options = f"bind 127.0.0.1\nport {port}\nrequirepass '{PASSWORD}'\nsave ''\ndir {directory}\n"
+    # redis-tools has the server too: it is one program with several names.
+    server = subprocess.Popen(
+        ["redis-server", "-"],
+        executable="/usr/bin/redis-check-rdb",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdin is not None
+    with server.stdin as stdin:
+        stdin.write(options)
+    try:
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_until_connected(port: int) -> None:
+    """Wait at most ten seconds for the server on a port."""
+    for _ in range(100):
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise SystemExit(f"redis-server did not listen on port {port}")
+
+
+def facts(port: int) -> dict[str, object]:
+    """Return facts of nothing but the Redis on a port."""
+    redis = {"host": "127.0.0.1", "port": port, "password": PASSWORD}
+    return {
+        "secret_key": "smoke" * 10,
+        "database": {
+            "host": "127.0.0.1",
+            "port": 1,
+            "name": "none",
+            "user": "none",
+            "password": PASSWORD,
+        },
+        "redis": {"coordination": redis, "results": redis, "cache": redis},
+    }
+
+
+def publish(directory: Path) -> int:
+    """Publish one task and return how many wait in its queue."""
+    from superset import config
+
+    # The driver and the options of PostgreSQL are good; nothing connects yet.
+    sqlalchemy.create_engine(config.SQLALCHEMY_DATABASE_URI, **config.SQLALCHEMY_ENGINE_OPTIONS)
+    config.SQLALCHEMY_DATABASE_URI = f"sqlite:///{directory}/superset.db"
+    config.SQLALCHEMY_ENGINE_OPTIONS = {}
+
+    from superset.tasks.celery_app import app, flask_app
+
+    with flask_app.app_context():
+        app.tasks["sql_lab.get_sql_results"].delay(0, "select 1")
+    with app.connection_for_read() as connection:
+        waiting: int = connection.default_channel.queue_declare("sql_lab", passive=True)[1]
+    return waiting
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name, redis_server(Path(name)) as port:
+        wait_until_connected(port)
+        path = Path(name) / "facts"
+        path.write_text(json.dumps(facts(port)))
+        os.environ |= {"SUPERSET_CONFIG_PATH": str(CONFIG), "SUPERSET_FACTS": str(path)}
+        if (waiting := publish(Path(name))) != 1:
+            raise SystemExit(f"one task was published, {waiting} are in the queue sql_lab")
+
+
+if __name__ == "__main__":
+    main()
