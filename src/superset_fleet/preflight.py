@@ -1,0 +1,197 @@
+"""What can be wrong with a fleet's variables, found before any machine is touched.
+
+Pure: variables in, sentences out. Each sentence names the variables, their values and the remedy.
+Standard library only: Ansible ships this file with the module fleet_preflight.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """`lower` must stay at least `margin` seconds below `upper`, because of `reason`."""
+
+    lower: str
+    upper: str
+    reason: str
+    margin: int = 1
+
+
+# The timeout ladder. Where two parties wait for the same thing, the one that can say what
+# happened must give up first.
+LADDER = (
+    Step(
+        "superset_webserver_timeout_seconds",
+        "superset_web_timeout_seconds",
+        "a browser must give up before gunicorn ends the process that serves it",
+    ),
+    Step(
+        "superset_web_timeout_seconds",
+        "haproxy_server_timeout_seconds",
+        "HAProxy must not cut a request that gunicorn still allows",
+    ),
+    Step(
+        "haproxy_keepalive_seconds",
+        "superset_web_keepalive_seconds",
+        "HAProxy must let go of an idle connection before gunicorn closes it",
+    ),
+    Step(
+        "superset_web_graceful_timeout_seconds",
+        "superset_web_stop_timeout_seconds",
+        "systemd must not kill gunicorn while it ends its last requests",
+    ),
+    Step(
+        "superset_query_timeout_seconds",
+        "superset_query_hard_timeout_seconds",
+        "a worker needs a minute to record that a query was too slow before it is killed",
+        margin=60,
+    ),
+    Step(
+        "superset_query_hard_timeout_seconds",
+        "celery_worker_stop_timeout_seconds",
+        "systemd must not kill a worker while it ends its last query",
+    ),
+    Step(
+        "superset_query_hard_timeout_seconds",
+        "superset_visibility_timeout_seconds",
+        "the broker must not hand a query that still runs to a second worker",
+    ),
+    Step(
+        "superset_query_hard_timeout_seconds",
+        "superset_results_ttl_seconds",
+        "results must outlive the slowest query, or its user finds nothing",
+    ),
+)
+
+# Connections to the metadata database that one machine of a group can hold, as products.
+WEB = ("superset_web_processes", "superset_web_threads", "superset_web_max_overflow")
+WORKER = (
+    "celery_worker_concurrency",
+    "celery_worker_pool_size",
+    "celery_worker_max_overflow",
+)
+BUDGET = ("postgres_max_connections", "postgres_reserved_connections", "fleet_surge")
+
+# Every variable that `violations` reads.
+SETTINGS = (
+    *dict.fromkeys(name for step in LADDER for name in (step.lower, step.upper)),
+    *WEB,
+    *WORKER,
+    *BUDGET,
+)
+
+# Groups without which there is no fleet.
+GROUPS = ("haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres")
+# Empty where clients come without TLS, and where the system trusts the authority anyway.
+MAY_BE_EMPTY = frozenset({"vault_haproxy_certificate", "vault_haproxy_ca_certificate"})
+
+
+def violations(settings: Mapping[str, Any], machines: Mapping[str, int]) -> list[str]:
+    """Return what the timeouts and the connections break.
+
+    `settings` holds the variables named in SETTINGS, durations in seconds. `machines` is the
+    largest number of machines that each group can have, without those that a rolling replacement
+    adds (`fleet_surge`).
+    """
+    numbers, found = numeric(settings)
+    for step in LADDER:
+        if step.lower not in numbers or step.upper not in numbers:
+            continue
+        lower, upper = numbers[step.lower], numbers[step.upper]
+        if lower + step.margin > upper:
+            least = lower + step.margin
+            found.append(
+                f"{step.upper} ({upper}) must be at least {least}, which is {step.lower}"
+                f" ({lower}) + {step.margin}: {step.reason}."
+                f" Raise {step.upper} or lower {step.lower}."
+            )
+    if set(numbers) >= {*WEB, *WORKER, *BUDGET}:
+        found += overdraft(numbers, machines)
+    return found
+
+
+def numeric(settings: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
+    """Return the settings that are whole numbers, and a sentence for each that is not."""
+    numbers, found = {}, []
+    for name in SETTINGS:
+        value = settings.get(name)
+        try:
+            numbers[name] = int(str(value))
+        except ValueError:
+            said = "is not set" if value is None else f"is {value!r}"
+            found.append(f"{name} {said}: it must be a whole number.")
+    return numbers, found
+
+
+def overdraft(numbers: Mapping[str, int], machines: Mapping[str, int]) -> list[str]:
+    """Return a sentence if the largest fleet can open more connections than PostgreSQL takes."""
+    processes, threads, web_overflow = (numbers[name] for name in WEB)
+    concurrency, pool, overflow = (numbers[name] for name in WORKER)
+    each = {
+        "superset_web": processes * (threads + web_overflow),
+        "celery_worker": (concurrency + 1) * (pool + overflow),
+        "scheduler": pool + overflow,
+    }
+    limit, reserved, surge = (numbers[name] for name in BUDGET)
+    most = {group: machines.get(group, 0) + surge for group in each}
+    total = sum(most[group] * each[group] for group in each)
+    if total <= limit - reserved:
+        return []
+    sums = ", ".join(f"{most[group]} {group} with {each[group]} each" for group in each)
+    return [
+        f"the largest fleet opens {total} connections to the metadata database ({sums}; fleet_surge"
+        f" ({surge}) is in each number of machines), but postgres_max_connections ({limit}) -"
+        f" postgres_reserved_connections ({reserved}) leaves {limit - reserved}. Raise"
+        f" postgres_max_connections to {total + reserved}, or lower the largest size of a group,"
+        f" {', '.join((*WEB, *WORKER))}."
+    ]
+
+
+def empty_groups(sizes: Mapping[str, int], postgres_address: str, cloud: bool) -> list[str]:
+    """Return a sentence for each group that the fleet needs and that has no machine.
+
+    PostgreSQL may be elsewhere: then `postgres_address` is given and its group may be empty.
+    """
+    remedy = "run playbooks/provision.yml" if cloud else "add a machine to it in the inventory"
+    return [
+        f"group {group} has no machine: {remedy}"
+        + (", or give postgres_address if the database is elsewhere." if elsewhere else ".")
+        for group in GROUPS
+        if not sizes.get(group)
+        for elsewhere in [group == "postgres"]
+        if not (elsewhere and postgres_address)
+    ]
+
+
+def missing_secrets(
+    needed: Iterable[str], names: Collection[str], empty: Collection[str], cloud: bool
+) -> list[str]:
+    """Return a sentence for each needed secret that is not among the names, or is empty."""
+    remedy = (
+        "run playbooks/provision.yml, which makes those that are missing"
+        if cloud
+        else "set it with ansible-vault, for example in group_vars/all/vault.yml"
+    )
+    return [
+        f"secret {name} has no value: {remedy}."
+        for name in sorted(needed)
+        if name not in names or (name in empty and name not in MAY_BE_EMPTY)
+    ]
+
+
+def unknown_variables(
+    names: Iterable[str], known: Collection[str], prefixes: Collection[str]
+) -> list[str]:
+    """Return a sentence for each name with a prefix of the fleet that nothing in it reads."""
+    found = []
+    for name in sorted({*names} - {*known}):
+        if name.startswith(tuple(prefixes)):
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            advice = f"did you mean {close[0]}?" if close else "remove it."
+            found.append(f"variable {name} is read by nothing in the fleet: {advice}")
+    return found

@@ -1,0 +1,271 @@
+"""Preflight: what is refused, and what is said."""
+
+from pathlib import Path
+from typing import Any
+
+import fleet_preflight
+import pytest
+
+from superset_fleet import preflight
+
+SETTINGS = {
+    "superset_webserver_timeout_seconds": 60,
+    "superset_web_timeout_seconds": 120,
+    "haproxy_server_timeout_seconds": 150,
+    "haproxy_keepalive_seconds": 60,
+    "superset_web_keepalive_seconds": 75,
+    "superset_web_graceful_timeout_seconds": 90,
+    "superset_web_stop_timeout_seconds": 100,
+    "superset_query_timeout_seconds": 3600,
+    "superset_query_hard_timeout_seconds": 3660,
+    "celery_worker_stop_timeout_seconds": 3720,
+    "superset_visibility_timeout_seconds": 4560,
+    "superset_results_ttl_seconds": 86400,
+    "superset_web_processes": 2,
+    "superset_web_threads": 8,
+    "superset_web_max_overflow": 4,
+    "celery_worker_concurrency": 2,
+    "celery_worker_pool_size": 2,
+    "celery_worker_max_overflow": 2,
+    "postgres_max_connections": 300,
+    "postgres_reserved_connections": 10,
+    "fleet_surge": 1,
+}
+MACHINES = {"superset_web": 4, "celery_worker": 4, "scheduler": 1}
+SIZES = dict.fromkeys(preflight.GROUPS, 1)
+
+
+def test_the_defaults_pass() -> None:
+    assert preflight.violations(SETTINGS, MACHINES) == []
+
+
+def test_every_setting_is_compared() -> None:
+    assert set(preflight.SETTINGS) == set(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"),
+    [
+        (
+            {"superset_webserver_timeout_seconds": 120},
+            ("superset_webserver_timeout_seconds (120)", "superset_web_timeout_seconds (120)"),
+        ),
+        (
+            {"haproxy_server_timeout_seconds": 120},
+            ("superset_web_timeout_seconds (120)", "haproxy_server_timeout_seconds (120)"),
+        ),
+        (
+            {"haproxy_keepalive_seconds": 75},
+            ("haproxy_keepalive_seconds (75)", "superset_web_keepalive_seconds (75)"),
+        ),
+        (
+            {"superset_web_stop_timeout_seconds": 90},
+            (
+                "superset_web_graceful_timeout_seconds (90)",
+                "superset_web_stop_timeout_seconds (90)",
+            ),
+        ),
+        (
+            {"superset_query_timeout_seconds": 3601},
+            (
+                "superset_query_timeout_seconds (3601)",
+                "superset_query_hard_timeout_seconds (3660)",
+            ),
+        ),
+        (
+            {"celery_worker_stop_timeout_seconds": 3660},
+            (
+                "superset_query_hard_timeout_seconds (3660)",
+                "celery_worker_stop_timeout_seconds (3660)",
+            ),
+        ),
+        (
+            {"superset_visibility_timeout_seconds": 3660},
+            (
+                "superset_query_hard_timeout_seconds (3660)",
+                "superset_visibility_timeout_seconds (3660)",
+            ),
+        ),
+        (
+            {"superset_results_ttl_seconds": 3660},
+            ("superset_query_hard_timeout_seconds (3660)", "superset_results_ttl_seconds (3660)"),
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_each_step_of_the_ladder_names_both_variables_and_their_values(
+    changed: dict[str, int], names: tuple[str, str]
+) -> None:
+    (sentence,) = preflight.violations(SETTINGS | changed, MACHINES)
+    assert all(name in sentence for name in names)
+    assert "Raise" in sentence
+
+
+def test_a_step_may_be_as_small_as_its_margin() -> None:
+    smallest = {"haproxy_server_timeout_seconds": 121, "superset_web_keepalive_seconds": 61}
+    assert preflight.violations(SETTINGS | smallest, MACHINES) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"superset_web_processes": 4},
+        {"superset_web_threads": 20},
+        {"superset_web_max_overflow": 20},
+        {"celery_worker_concurrency": 10},
+        {"celery_worker_pool_size": 20},
+        {"celery_worker_max_overflow": 20},
+        {"fleet_surge": 4},
+        {"postgres_max_connections": 197},
+        {"postgres_reserved_connections": 113},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_more_connections_than_postgresql_takes_are_refused(changed: dict[str, int]) -> None:
+    (sentence,) = preflight.violations(SETTINGS | changed, MACHINES)
+    assert "connections to the metadata database" in sentence
+    assert all(name in sentence for name in changed)
+
+
+def test_the_connections_of_the_largest_fleet_may_be_used_up() -> None:
+    # 5 web machines with 2 * 12, 5 workers with 3 * 4, 2 schedulers with 4.
+    exact = {"postgres_max_connections": 188 + 10}
+    assert preflight.violations(SETTINGS | exact, MACHINES) == []
+    (sentence,) = preflight.violations(SETTINGS | {"postgres_max_connections": 197}, MACHINES)
+    assert "188 connections" in sentence
+    assert "Raise postgres_max_connections to 198" in sentence
+
+
+@pytest.mark.parametrize("group", MACHINES)
+def test_the_connections_of_every_group_count(group: str) -> None:
+    (sentence,) = preflight.violations(SETTINGS, MACHINES | {group: 100})
+    assert f"101 {group}" in sentence
+
+
+def test_numbers_given_as_text_count_and_others_are_refused() -> None:
+    text = {"haproxy_server_timeout_seconds": "150"}
+    assert preflight.violations(SETTINGS | text, MACHINES) == []
+    words = {"haproxy_server_timeout_seconds": "2m"}
+    (sentence,) = preflight.violations(SETTINGS | words, MACHINES)
+    assert sentence.startswith("haproxy_server_timeout_seconds is '2m'")
+
+
+def test_a_setting_that_is_missing_is_named() -> None:
+    rest = {name: value for name, value in SETTINGS.items() if name != "fleet_surge"}
+    assert preflight.violations(rest, MACHINES) == [
+        "fleet_surge is not set: it must be a whole number."
+    ]
+
+
+@pytest.mark.parametrize("group", preflight.GROUPS)
+def test_an_empty_group_is_named_with_the_remedy(group: str) -> None:
+    sizes = {name: size for name, size in SIZES.items() if name != group}
+    (cloud,) = preflight.empty_groups(sizes, "", cloud=True)
+    (plain,) = preflight.empty_groups({**sizes, group: 0}, "", cloud=False)
+    assert group in cloud
+    assert "provision.yml" in cloud
+    assert group in plain
+    assert "inventory" in plain
+
+
+def test_postgresql_may_be_elsewhere() -> None:
+    sizes = {**SIZES, "postgres": 0}
+    assert preflight.empty_groups(sizes, "db.example.com", cloud=True) == []
+    assert "postgres_address" in preflight.empty_groups(sizes, "", cloud=True)[0]
+
+
+def test_missing_and_empty_secrets_are_named_with_the_remedy() -> None:
+    needed = {"vault_a", "vault_b", "vault_c"}
+    found = preflight.missing_secrets(needed, ["vault_b", "vault_c"], ["vault_b"], cloud=True)
+    assert [sentence.split()[1] for sentence in found] == ["vault_a", "vault_b"]
+    assert all("provision.yml" in sentence for sentence in found)
+    (plain,) = preflight.missing_secrets({"vault_a"}, [], [], cloud=False)
+    assert "ansible-vault" in plain
+
+
+def test_only_the_certificates_may_be_empty() -> None:
+    names = sorted(preflight.MAY_BE_EMPTY)
+    assert preflight.missing_secrets(names, names, names, cloud=False) == []
+    assert len(preflight.missing_secrets(names, [], [], cloud=False)) == len(names)
+
+
+def test_a_misspelt_variable_is_answered_with_the_closest_name() -> None:
+    known = ["haproxy_server_timeout_seconds", "haproxy_keepalive_seconds"]
+    names = ["haproxy_sever_timeout_seconds", "haproxy_x", "mine", "haproxy_keepalive_seconds"]
+    assert preflight.unknown_variables(names, known, ["haproxy_"]) == [
+        "variable haproxy_sever_timeout_seconds is read by nothing in the fleet:"
+        " did you mean haproxy_server_timeout_seconds?",
+        "variable haproxy_x is read by nothing in the fleet: remove it.",
+    ]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A checkout of one role."""
+    files = {
+        "roles/redis/meta/argument_specs.yml": (
+            "argument_specs: {main: {options: {redis_port: {type: int}}}}"
+        ),
+        "roles/redis/templates/redis.conf.j2": "bind {{ redis_address }}  # not redis_comment",
+        "inventory/group_vars/all/redis.yml": (
+            "redis_password: '{{ vault_redis_password }}'\nredis_prot: 1\nredis_address: a\n"
+        ),
+        "inventory/group_vars/aws/vault.yml": "$ANSIBLE_VAULT;1.1;AES256\n6162\n",
+        "inventory/host_vars/one.yml": "redis_comment: 2\nvault_redis_passwort: !vault x\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def options(project: Path) -> dict[str, Any]:
+    return {
+        "project": str(project),
+        "settings": SETTINGS,
+        "group_sizes": {**SIZES, **MACHINES},
+        "group_limits": {},
+        "postgres_address": "",
+        "names": ["vault_redis_password", "redis_port", "redis_sort", "inventory_dir"],
+        "inventories": [str(project / "inventory")],
+        "empty_secrets": [],
+    }
+
+
+def test_variables_exist_where_a_role_or_another_variable_reads_them(project: Path) -> None:
+    unknown = [sentence.split()[1] for sentence in fleet_preflight.findings(options(project))]
+    # Defined beside the inventory or given on the command line, and read by nothing.
+    assert unknown == [
+        "redis_comment",
+        "redis_password",
+        "redis_prot",
+        "redis_sort",
+        "vault_redis_passwort",
+    ]
+
+
+def test_everything_that_is_wrong_is_found_at_once(project: Path) -> None:
+    broken = options(project) | {
+        "names": [],
+        "inventories": [],
+        "settings": SETTINGS | {"haproxy_keepalive_seconds": 100},
+        "group_sizes": {},
+        "group_limits": {"superset_web": {"max": 50}},
+    }
+    found = " ".join(fleet_preflight.findings(broken))
+    for word in ("group haproxy", "vault_redis_password", "keepalive", "51 superset_web"):
+        assert word in found
+
+
+def test_the_default_of_a_role_counts_where_nothing_else_is_given(project: Path) -> None:
+    defaults = project / "roles/redis/defaults/main.yml"
+    defaults.parent.mkdir()
+    defaults.write_text("haproxy_keepalive_seconds: 100\nfleet_surge: 90\n")
+    settings = {name: SETTINGS[name] for name in SETTINGS if name != "haproxy_keepalive_seconds"}
+    (found,) = [
+        sentence
+        for sentence in fleet_preflight.findings(options(project) | {"settings": settings})
+        if "must be" in sentence
+    ]
+    assert "haproxy_keepalive_seconds (100)" in found
