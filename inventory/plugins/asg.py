@@ -103,6 +103,7 @@ cache_path: ../.localcloud/inventory
 """
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +141,7 @@ def variables_of(instance: Instance) -> dict[str, str]:
     return variables
 
 
+@cache
 def safe(name: str) -> str:
     """Return a name as Ansible wants a group to be named."""
     return re.sub(r"\W", "_", name, flags=re.ASCII)
@@ -217,7 +219,10 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         """Hand hosts, groups and variables to Ansible."""
         inventory = self.inventory
         environment = self.get_option("environment")
-        for group in (*map(safe, self.get_option("roles")), *STATES, "cloud", environment):
+        groups = {*map(safe, self.get_option("roles")), *STATES, "cloud", environment}
+        for answer in answers:
+            groups.update(*map(groups_of, answer.instances))
+        for group in sorted(groups):
             inventory.add_group(group)
         inventory.add_child("cloud", environment)
         inventory.set_variable("all", "fleet_environment", environment)
@@ -229,7 +234,6 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             for instance in answer.instances:
                 inventory.add_host(instance.id, group=environment)
                 for group in groups_of(instance):
-                    inventory.add_group(group)
                     inventory.add_child(group, instance.id)
                 for name, value in variables_of(instance).items():
                     inventory.set_variable(instance.id, name, value)

@@ -33,6 +33,17 @@ DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException"}
 
 
+class Loader(botocore.loaders.Loader):  # type: ignore[misc]
+    """botocore's data, with the models of this package before its own."""
+
+    def __init__(self) -> None:
+        super().__init__([str(MODELS)])
+
+    def list_available_services(self, type_name: str) -> list[str]:
+        """Return what there are models for, without a look at botocore's 400."""
+        return [path.name for path in MODELS.iterdir()]
+
+
 class AwsError(Exception):
     """AWS could not be read; the message names the thing and the remedy, in one line."""
 
@@ -54,7 +65,7 @@ def session(config_file: Path | None = None, profile: str | None = None) -> Any:
         profile = profile or "default"  # a profile by name takes precedence over the environment
     if profile:
         made.set_config_variable("profile", profile)
-    made.register_component("data_loader", botocore.loaders.Loader([str(MODELS)]))
+    made.register_component("data_loader", Loader())
     return made
 
 
@@ -101,7 +112,8 @@ def explained(region: str, endpoint_url: str | None = None) -> Iterator[None]:
 
 
 def _explanation(error: Exception, region: str, endpoint_url: str | None) -> str:
-    where = f"region {region}" + (f" at {endpoint_url}" if endpoint_url else "")
+    elsewhere = endpoint_url and "amazonaws.com" not in endpoint_url
+    where = f"region {region} at {endpoint_url}" if elsewhere else f"region {region}"
     if isinstance(error, botocore.exceptions.ClientError):
         code = error.response.get("Error", {}).get("Code", "")
         said = f"{where}: {error.operation_name}: {error.response['Error'].get('Message') or code}"
@@ -130,7 +142,7 @@ def _explanation(error: Exception, region: str, endpoint_url: str | None) -> str
         case botocore.exceptions.InvalidRegionError():
             return f"{said}: correct option regions"
         case botocore.exceptions.HTTPClientError() | botocore.exceptions.ConnectionError():
-            if endpoint_url and "amazonaws.com" not in endpoint_url:
+            if elsewhere:
                 return f"{where}: {said}: is the local cloud up (./fleet up)?"
             if region not in botocore.session.Session().get_available_regions("ec2"):
                 return f"region {region}: botocore knows no such region: correct option regions"

@@ -101,7 +101,7 @@ class Memory:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".asg-")
             with os.fdopen(handle, "w") as file:
-                json.dump({"read_at": time.time(), "instances": instances}, file)
+                file.write(json.dumps({"read_at": time.time(), "instances": instances}))
             Path(name).replace(self.path)
         except OSError as error:
             raise aws.AwsError(

@@ -443,8 +443,8 @@ def test_wrong_credentials(aws: Aws, source: Source) -> None:
 def test_no_credentials(source: Source, tmp_path: Path) -> None:
     del source.options["config_file"]
     assert source.error(HOME=str(tmp_path), AWS_EC2_METADATA_DISABLED="true") == (
-        "region us-east-1 at https://autoscaling.us-east-1.amazonaws.com: Unable to locate "
-        "credentials: set AWS_PROFILE or option profile, or run `aws configure`"
+        "region us-east-1: Unable to locate credentials: "
+        "set AWS_PROFILE or option profile, or run `aws configure`"
     )
 
 
