@@ -55,7 +55,7 @@ options:
     elements: path
     default: []
   empty_secrets:
-    description: Those of the names that are secrets and have no value.
+    description: Those of the names that are secrets, must have a value, and have none.
     type: list
     elements: str
     default: []

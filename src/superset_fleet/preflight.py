@@ -87,8 +87,6 @@ SETTINGS = (
 
 # Groups without which there is no fleet.
 GROUPS = ("haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres")
-# Empty where clients come without TLS, and where the system trusts the authority anyway.
-MAY_BE_EMPTY = frozenset({"vault_haproxy_certificate", "vault_haproxy_ca_certificate"})
 
 
 def violations(settings: Mapping[str, Any], machines: Mapping[str, int]) -> list[str]:
@@ -180,7 +178,7 @@ def missing_secrets(
     return [
         f"secret {name} has no value: {remedy}."
         for name in sorted(needed)
-        if name not in names or (name in empty and name not in MAY_BE_EMPTY)
+        if name not in names or name in empty
     ]
 
 

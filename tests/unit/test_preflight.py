@@ -183,12 +183,6 @@ def test_missing_and_empty_secrets_are_named_with_the_remedy() -> None:
     assert "ansible-vault" in plain
 
 
-def test_only_the_certificates_may_be_empty() -> None:
-    names = sorted(preflight.MAY_BE_EMPTY)
-    assert preflight.missing_secrets(names, names, names, cloud=False) == []
-    assert len(preflight.missing_secrets(names, [], [], cloud=False)) == len(names)
-
-
 def test_a_misspelt_variable_is_answered_with_the_closest_name() -> None:
     known = ["haproxy_server_timeout_seconds", "haproxy_keepalive_seconds"]
     names = ["haproxy_sever_timeout_seconds", "haproxy_x", "mine", "haproxy_keepalive_seconds"]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import superset_database
+from ansible.module_utils.superset_fleet.superset_api import SupersetError
 from superset_database import MASK, Properties, body, fault, plan, shown
 
 URI = "postgresql+psycopg2://warehouse@10.0.0.5:5432/warehouse"
@@ -119,7 +120,7 @@ class Recorded:
         self.status = status
 
     def ask(self, action: str, *_: Any, **__: Any) -> None:
-        raise superset_database.SupersetError(action, "no", self.status)
+        raise SupersetError(action, "no", self.status)
 
 
 @pytest.mark.parametrize("status", [400, 408, 422])
@@ -130,5 +131,5 @@ def test_what_the_database_says_is_no_error_of_superset(status: int) -> None:
 
 @pytest.mark.parametrize("status", [0, 401, 403, 500, 503])
 def test_a_failing_superset_is_not_taken_for_a_refused_password(status: int) -> None:
-    with pytest.raises(superset_database.SupersetError):
+    with pytest.raises(SupersetError):
         superset_database.connection_failure(Recorded(status), {"database_name": "warehouse"})
