@@ -1,0 +1,123 @@
+"""Templates of the services, rendered by Ansible's own templar from the roles' defaults."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROLES = Path(__file__).parents[2] / "roles"
+Render = Callable[..., list[str]]
+
+
+@pytest.fixture
+def render() -> Render:
+    def render(role: str, template: str, **inputs: Any) -> list[str]:
+        defaults = yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
+        text = (ROLES / role / "templates" / template).read_text()
+        templar = Templar(DataLoader(), {"ansible_managed": "managed", **defaults, **inputs})
+        return [line.strip() for line in templar.template(trust_as_template(text)).splitlines()]
+
+    return render
+
+
+@pytest.fixture
+def haproxy(render: Render) -> Render:
+    def haproxy(**inputs: Any) -> list[str]:
+        given = {
+            "haproxy_servers": {},
+            "haproxy_certificate": "",
+            "haproxy_server_timeout_seconds": 150,
+            "haproxy_keepalive_seconds": 60,
+            "haproxy_stats_address": "10.0.0.5",
+            "haproxy_stats_port": 8404,
+        }
+        return render("haproxy", "haproxy.cfg.j2", **given | inputs)
+
+    return haproxy
+
+
+def test_without_a_certificate_haproxy_speaks_http_only(haproxy: Render) -> None:
+    cfg = haproxy()
+    assert [line for line in cfg if line.startswith("bind")] == ["bind :80", "bind 10.0.0.5:8404"]
+    assert not [line for line in cfg if "redirect" in line or "Strict-Transport" in line]
+
+
+def test_with_a_certificate_http_leads_to_https(haproxy: Render) -> None:
+    cfg = haproxy(haproxy_certificate="PEM")
+    assert "http-request redirect scheme https code 308 unless { ssl_fc }" in cfg
+    assert "PEM" not in "".join(cfg)
+
+
+def test_web_instances_are_servers_of_their_own_name(haproxy: Render) -> None:
+    cfg = haproxy(haproxy_servers={"i-2": "10.0.0.2:8088", "i-1": "10.0.0.1:8088"})
+    servers = [line for line in cfg if line.startswith("server ")]
+    assert servers == ["server i-1 10.0.0.1:8088", "server i-2 10.0.0.2:8088"]
+
+
+def test_only_requests_that_change_nothing_are_ever_repeated(haproxy: Render) -> None:
+    cfg = haproxy()
+    assert "retry-on conn-failure empty-response" in cfg
+    assert "http-request disable-l7-retry unless METH_GET" in cfg
+
+
+def test_users_of_postgres_come_from_the_named_networks_to_their_databases(render: Render) -> None:
+    users = [
+        {"name": "superset", "databases": ["superset"]},
+        {"name": "reader", "databases": ["warehouse", "superset"]},
+    ]
+    networks = ["10.0.0.0/20", "fd00::/64"]
+    hba = render("postgres", "pg_hba.conf.j2", postgres_users=users, postgres_networks=networks)
+    assert [line for line in hba if line and not line.startswith("#")] == [
+        "local all postgres peer",
+        "host superset superset 10.0.0.0/20 scram-sha-256",
+        "host superset superset fd00::/64 scram-sha-256",
+        "host warehouse,superset reader 10.0.0.0/20 scram-sha-256",
+        "host warehouse,superset reader fd00::/64 scram-sha-256",
+    ]
+
+
+def test_settings_of_postgres_are_quoted_and_in_order(render: Render) -> None:
+    conf = render(
+        "postgres",
+        "fleet.conf.j2",
+        postgres_listen_addresses=["localhost", "10.0.0.9"],
+        postgres_max_connections=300,
+        postgres_reserved_connections=10,
+        postgres_settings={"work_mem": "16MB", "shared_buffers": "1GB"},
+    )
+    assert "listen_addresses = 'localhost,10.0.0.9'" in conf
+    assert [line for line in conf if line][-2:] == ["shared_buffers = '1GB'", "work_mem = '16MB'"]
+
+
+def redis_instance(name: str, render: Render) -> list[str]:
+    settings = yaml.safe_load((ROLES / "redis" / "vars" / "main.yml").read_text())
+    inputs = {"port": 6379, "password": "secret", "memory_mb": 64, "policy": "volatile-ttl"}
+    return render(
+        "redis",
+        "redis.conf.j2",
+        redis_bind_addresses=["127.0.0.1", "10.0.0.9"],
+        __redis_name=name,
+        __redis_instance=settings["__redis_instances"][name] | inputs,
+    )
+
+
+def test_redis_listens_on_every_address_it_is_given(render: Render) -> None:
+    assert "bind 127.0.0.1 10.0.0.9" in redis_instance("results", render)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("coordination", ["appendonly yes", "appendfsync everysec", 'save ""']),
+        ("results", ["save 3600 1"]),
+        ("cache", ['save ""']),
+    ],
+)
+def test_each_redis_is_on_disk_as_far_as_its_data_is_worth(
+    render: Render, name: str, lines: list[str]
+) -> None:
+    assert redis_instance(name, render)[-len(lines) :] == lines
