@@ -167,8 +167,8 @@ def connect(database: dict[str, Any]) -> Any:
         )
     except psycopg2.OperationalError as error:
         raise SchemaError(
-            f"connect to the metadata database {where}: {str(error).strip()}; see that PostgreSQL "
-            "runs there and that the facts have its address and password"
+            f"connect to the metadata database {where}: {str(error).splitlines()[0]}; see "
+            "that PostgreSQL runs there and that the facts have its address and password"
         ) from error
     connection.autocommit = True
     return connection
@@ -195,10 +195,8 @@ def read(connection: Any, username: str) -> State:
         "revision": ("alembic_version", "select version_num from alembic_version"),
         "init": ("ab_role", "select obj_description('ab_role'::regclass)"),
         "admin": (
-            "ab_user_role",
-            "select username from ab_user u join ab_user_role ur on ur.user_id = u.id"
-            " join ab_role r on r.id = ur.role_id"
-            " where r.name = 'Admin' and username = %(username)s",
+            "ab_user",
+            "select username from ab_user where username = %(username)s",
         ),
     }
     state: dict[str, str | None] = {}
@@ -214,14 +212,25 @@ def read(connection: Any, username: str) -> State:
     return State(**state)
 
 
+def read_facts(path: str) -> dict[str, Any]:
+    """Return what is in the facts file."""
+    try:
+        facts: dict[str, Any] = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise SchemaError(
+            f"read the facts file {path}: {error}; the role superset writes it"
+        ) from error
+    return facts
+
+
 @contextmanager
-def credentials(facts: str, user: str) -> Iterator[Path]:
+def credentials(facts: dict[str, Any], user: str) -> Iterator[Path]:
     """Yield a directory with the facts as systemd would give it to a unit of the user."""
     owner = pwd.getpwnam(user)
     with tempfile.TemporaryDirectory(dir="/run", prefix="superset-schema-") as name:
         path = Path(name) / "facts"
         path.touch(mode=0o400)
-        path.write_text(facts)
+        path.write_text(json.dumps(facts))
         for item in (path, path.parent):
             os.chown(item, owner.pw_uid, owner.pw_gid)
         yield path.parent
@@ -263,9 +272,14 @@ def run(steps: list[str], username: str, password: str) -> None:
             raise SchemaError(f"make the account {username}: Superset refused; see its log")
 
 
-def apply(steps: list[str], wanted: State, connection: Any, params: dict[str, Any]) -> None:
+def apply(
+    steps: list[str],
+    wanted: State,
+    connection: Any,
+    facts: dict[str, Any],
+    params: dict[str, Any],
+) -> None:
     """Do the steps in a process of Superset's user, and note for what release it was done."""
-    facts = Path(params["facts"]).read_text()
     with credentials(facts, params["user"]) as directory:
         environment = {
             "CREDENTIALS_DIRECTORY": str(directory),
@@ -303,7 +317,8 @@ def main() -> None:
     try:
         head, known = installed_revisions()
         wanted = State(head, release(Path(module.params["config"])), username)
-        connection = connect(json.loads(Path(module.params["facts"]).read_text())["database"])
+        facts = read_facts(module.params["facts"])
+        connection = connect(facts["database"])
         if not module.check_mode:
             lock(connection)
         current = read(connection, username)
@@ -314,7 +329,7 @@ def main() -> None:
             )
         steps = plan(current, wanted)
         if steps and not module.check_mode:
-            apply(steps, wanted, connection, module.params)
+            apply(steps, wanted, connection, facts, module.params)
             if left := plan(read(connection, username), wanted):
                 raise SchemaError(f"{', '.join(left)}: still to be done after {', '.join(steps)}")
     except (SchemaError, OSError, ValueError, LookupError) as error:

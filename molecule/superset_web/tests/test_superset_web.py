@@ -31,9 +31,10 @@ def test_starts_at_boot(host):
 
 
 def test_every_process_is_its_own_users(host, fact):
-    processes = host.check_output("pgrep --uid superset --full gunicorn || true").split()
-    assert len(processes) == 1 + fact("superset_web_processes")
-    assert host.run("pgrep --uid root --full bin/gunicorn").rc == 1
+    main = host.check_output("systemctl show --property MainPID --value superset-web")
+    children = host.check_output(f"cat /proc/{main}/task/{main}/children").split()
+    users = host.check_output(f"stat --format %U /proc/{' /proc/'.join([main, *children])}")
+    assert users.split() == ["superset"] * (1 + fact("superset_web_processes"))
 
 
 @pytest.mark.parametrize("directory", ["/etc/superset", "/opt/superset/venv", "/var/lib", "/usr"])
