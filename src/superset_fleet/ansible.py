@@ -28,7 +28,7 @@ def run_module(
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true",
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-        "ANSIBLE_CALLBACKS_ENABLED": "",
+        "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.json",
     }
     command = ["ansible", hosts, "--module-name", module, "--args", json.dumps(arguments)]
     command += ["--become"] if become else []
