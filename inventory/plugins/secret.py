@@ -14,8 +14,10 @@ notes:
     parameters.
 options:
   _terms:
-    description: Names of the secrets, which are the names of the variables they end in.
-    required: true
+    description:
+      - Names of the secrets, which are the names of the variables they end in.
+      - Without any, the names of all secrets that there are are returned.
+    required: false
   fleet:
     description: Name of the fleet.
     type: str
@@ -37,11 +39,12 @@ options:
 
 EXAMPLES = r"""
 vault_redis_cache_password: "{{ lookup('secret', 'redis_cache_password') }}"
+names_of_all: "{{ query('secret') }}"
 """
 
 RETURN = r"""
 _raw:
-  description: The values, one for each term.
+  description: The values, one for each term; without terms the names.
   type: list
   elements: str
 """
@@ -58,7 +61,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]
     def run(
         self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[str]:
-        """Return the secrets that the terms name."""
+        """Return the secrets that the terms name, or the names of all."""
         try:
             from superset_fleet import secrets
             from superset_fleet.aws import AwsError
@@ -76,4 +79,4 @@ class LookupModule(LookupBase):  # type: ignore[misc]
                 f"region {region} has no parameter {', '.join(missing)}: "
                 "run playbooks/provision.yml"
             )
-        return [known[term] for term in terms]
+        return [known[term] for term in terms] or sorted(known)
