@@ -42,7 +42,11 @@ def haproxy(render: Render) -> Render:
 
 def test_without_a_certificate_haproxy_speaks_http_only(haproxy: Render) -> None:
     cfg = haproxy()
-    assert [line for line in cfg if line.startswith("bind")] == ["bind :80", "bind 10.0.0.5:8404"]
+    assert [line for line in cfg if line.startswith("bind")] == [
+        "bind :80",
+        "bind abns@balance accept-proxy",
+        "bind 10.0.0.5:8404",
+    ]
     assert not [line for line in cfg if "redirect" in line or "Strict-Transport" in line]
 
 
@@ -54,12 +58,13 @@ def test_with_a_certificate_http_leads_to_https(haproxy: Render) -> None:
 
 def test_web_instances_are_servers_of_their_own_name(haproxy: Render) -> None:
     cfg = haproxy(haproxy_servers={"i-2": "10.0.0.2:8088", "i-1": "10.0.0.1:8088"})
-    servers = [line for line in cfg if line.startswith("server ")]
+    servers = [line for line in cfg if line.startswith("server i-")]
     assert servers == ["server i-1 10.0.0.1:8088", "server i-2 10.0.0.2:8088"]
 
 
 def test_only_requests_that_change_nothing_are_ever_repeated(haproxy: Render) -> None:
     cfg = haproxy()
+    assert "option http-server-close" in cfg
     assert "retry-on conn-failure empty-response" in cfg
     assert "http-request disable-l7-retry unless METH_GET" in cfg
 

@@ -75,12 +75,13 @@ def test_the_certificate_is_valid_and_https_is_to_be_used_from_now_on(https):
     assert https("/health").headers["Strict-Transport-Security"] == "max-age=31536000"
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 def test_old_tls_is_refused(fact):
     old = ssl.create_default_context(cadata=fact("haproxy_ca_certificate"))
     old.minimum_version = ssl.TLSVersion.TLSv1
     old.maximum_version = ssl.TLSVersion.TLSv1_1
     old.set_ciphers("DEFAULT@SECLEVEL=0")
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):
         http.client.HTTPSConnection(fact("haproxy_address"), context=old).connect()
 
 
