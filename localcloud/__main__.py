@@ -1,0 +1,190 @@
+"""The command: python -m localcloud up | down | status."""
+
+import argparse
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+from localcloud import network, preflight
+from localcloud.cloud import (
+    API_PORT,
+    REGION,
+    Cloud,
+    CloudError,
+    remove_tree,
+    tail,
+    unmount_below,
+    write,
+)
+from localcloud.images import Images
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+START_SECONDS = 60  # for the daemon to answer, on a busy machine
+AWS_CONFIG = """\
+[default]
+endpoint_url = {endpoint}
+region = {region}
+aws_access_key_id = localcloud
+aws_secret_access_key = localcloud
+"""
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def ask(cloud: Cloud) -> dict[str, Any] | None:
+    """Return the report of the cloud's daemon; None = it does not answer."""
+    if not cloud.aws_config.exists():
+        return None
+    line = next(line for line in cloud.aws_config.read_text().splitlines() if "://" in line)
+    url = f"{line.split(' = ')[1]}/localcloud/status"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url, timeout=5) as answer:
+            report: dict[str, Any] = json.load(answer)
+            return report
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+
+
+def up(cloud: Cloud) -> None:
+    """Bring the cloud up; nothing to do when it is."""
+    with cloud.lock():
+        if report := ask(cloud):
+            say(f"already up: {report['endpoint_url']}")
+            return
+        if problems := preflight.check(cloud):
+            raise CloudError(preflight.message(problems))
+        began = time.monotonic()
+        clean(cloud)
+        try:
+            images = Images(cloud)
+            images.sweep(unfinished=True)
+            base = images.ensure_base(cloud, say)
+            say(f"base image {base.id}: there")
+            block = network.up(cloud)
+            say(f"network {block}: up, host side {cloud.link}")
+            start_daemon(cloud, block)
+        except BaseException:
+            clean(cloud)
+            raise
+        say(f"up after {time.monotonic() - began:.0f} s; AWS_CONFIG_FILE={cloud.aws_config}")
+
+
+def start_daemon(cloud: Cloud, block: IPv4Network) -> None:
+    """Start the daemon in the cloud's network and wait until it answers.
+
+    It has a mount namespace too, so that the machines' mounts end with the processes.
+    """
+    namespaces = ["nsenter", f"--net={network.namespace(cloud)}"]
+    namespaces += ["unshare", "--mount", "--propagation", "slave"]
+    daemon = [sys.executable, "-m", "localcloud", "--state", str(cloud.state), "daemon", str(block)]
+    with cloud.log.open("ab") as log:
+        process = subprocess.Popen(
+            [*namespaces, *daemon],
+            cwd=CHECKOUT,
+            env=cloud.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    endpoint = f"http://{network.bridge_address(block)}:{API_PORT}"
+    write(cloud.aws_config, AWS_CONFIG.format(endpoint=endpoint, region=REGION), 0o600)
+    deadline = time.monotonic() + START_SECONDS
+    while not (report := ask(cloud)):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise CloudError(f"the API does not answer; the end of {cloud.log}:\n{tail(cloud.log)}")
+        time.sleep(0.1)
+    say(f"API {report['endpoint_url']}: answers, process {report['pid']}, log {cloud.log}")
+
+
+def clean(cloud: Cloud) -> None:
+    """Remove everything of the cloud but images and parameters, in whatever state it is."""
+    cloud.kill()
+    network.down(cloud)
+    cloud.remove_cgroups()
+    unmount_below(cloud.state)
+    remove_tree(cloud.machines)
+    cloud.aws_config.unlink(missing_ok=True)
+
+
+def down(cloud: Cloud, purge: bool) -> None:
+    """Take the cloud down; with `purge` forget its images and parameters as well."""
+    began = time.monotonic()
+    with cloud.lock():
+        clean(cloud)
+        if purge:
+            shutil.rmtree(cloud.state)
+    say(f"down after {time.monotonic() - began:.1f} s{', nothing kept' if purge else ''}")
+
+
+def status(cloud: Cloud, as_json: bool) -> int:
+    """Print the state; return 0 when up, 3 when not."""
+    report = ask(cloud) or {"state": "down"}
+    if as_json:
+        say(json.dumps(report, indent=2))
+    elif report["state"] == "down":
+        say("down")
+    else:
+        say(f"up: {report['endpoint_url']}, VPC block {report['vpc_cidr']}")
+        for image in report["images"]:
+            say(f"  image {image['id']} {image['name']}: {image['state']}")
+        for machine in report["machines"]:
+            reason = f" ({machine['reason']})" if machine["reason"] else ""
+            say(f"  machine {machine['instance']} {machine['address']}: {machine['state']}{reason}")
+    return 0 if report["state"] == "up" else 3
+
+
+def daemon(cloud: Cloud, block: IPv4Network) -> None:
+    from localcloud.server import Server  # moto: slow to import, and only needed here
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    Server(cloud, block).serve()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="localcloud", description="A small AWS on this machine.")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        default=CHECKOUT / ".localcloud",
+        help="directory of all its state; its path gives the cloud its name (%(default)s)",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="bring it up; returns when the API answers")
+    down_parser = commands.add_parser("down", help="take it down; images and parameters are kept")
+    down_parser.add_argument("--purge", action="store_true", help="keep nothing")
+    status_parser = commands.add_parser("status", help="show images and machines; 3 = it is down")
+    status_parser.add_argument("--json", action="store_true", help="for programs")
+    commands.add_parser("daemon").add_argument("block", type=IPv4Network)
+    arguments = parser.parse_args()
+    cloud = Cloud(arguments.state.resolve())
+    try:
+        match arguments.command:
+            case "up":
+                up(cloud)
+            case "down":
+                down(cloud, arguments.purge)
+            case "status":
+                return status(cloud, arguments.json)
+            case "daemon":
+                daemon(cloud, arguments.block)
+    except CloudError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

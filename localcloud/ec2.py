@@ -1,0 +1,128 @@
+"""EC2: what moto's lacks. Images with file systems behind them, reboots, profiles of templates."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import Any, ClassVar
+
+from moto import settings
+from moto.core.types import Base64EncodedString
+from moto.ec2.models import EC2Backend, ec2_backends
+from moto.ec2.models.amis import Ami
+from moto.ec2.models.instances import Instance, Reservation
+from moto.ec2.models.subnets import Subnet
+
+from localcloud import network
+from localcloud.images import Image, Images
+
+# The parameters of the request that is being answered: moto drops NoReboot on its way.
+request_form: ContextVar[dict[str, str]] = ContextVar("request_form", default={})
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What lies below the API."""
+
+    images: Images
+    block: IPv4Network
+    freeze: Callable[[str, Ami, bool], None]  # instance id, image, whether it may be rebooted
+    reboot: Callable[[str], None]
+
+
+class Backend(EC2Backend):
+    ground: ClassVar[Ground]
+
+    def create_subnet(self, *args: Any, **kwargs: Any) -> Subnet:
+        subnet = super().create_subnet(*args, **kwargs)
+        for address in network.own(self.ground.block):  # moto passes over addresses in use
+            subnet._subnet_ips[address] = None  # type: ignore[assignment]
+        return subnet
+
+    def describe_tags(self, filters: dict[str, list[str]] | None = None) -> list[dict[str, str]]:
+        # moto looks through the tags of all resources, for each resource that it describes.
+        if filters is None or filters.keys() != {"resource-id"}:
+            return super().describe_tags(filters)
+        return [
+            tag
+            for resource in filters["resource-id"]
+            for key, value in self.tags.get(resource, {}).items()
+            for tag in [{"resource_id": resource, "key": key, "value": value, "resource_type": ""}]
+        ]
+
+    def run_instances(
+        self,
+        image_id: str,
+        count: int,
+        user_data: Base64EncodedString | None,
+        security_group_names: list[str],
+        **kwargs: Any,
+    ) -> Reservation:
+        reservation = super().run_instances(
+            image_id, count, user_data, security_group_names, **kwargs
+        )
+        if kwargs.get("launch_template"):
+            data = self._get_template_from_args(kwargs["launch_template"]).data
+            if profile := data.get("IamInstanceProfile"):
+                for instance in reservation.instances:
+                    self.associate_iam_instance_profile(
+                        instance.id, profile.get("Name"), profile.get("Arn")
+                    )
+        return reservation
+
+    def create_image(
+        self,
+        instance_id: str,
+        name: str,
+        description: str,
+        tag_specifications: list[dict[str, Any]],
+    ) -> Ami:
+        # Snapshots are no things of their own here, so theirs have nothing to be on.
+        own = [tags for tags in tag_specifications if tags["ResourceType"] == "image"]
+        ami = super().create_image(instance_id, name, description, own)
+        ami.state = "pending"
+        reboot = request_form.get().get("NoReboot", "false").lower() != "true"
+        self.ground.freeze(instance_id, ami, reboot)
+        return ami
+
+    def deregister_image(self, ami_id: str) -> None:
+        super().deregister_image(ami_id)
+        self.ground.images.remove(ami_id)
+
+    def reboot_instances(self, instance_ids: list[str]) -> list[Instance]:
+        for instance_id in instance_ids:
+            self.ground.reboot(instance_id)
+        return super().reboot_instances(instance_ids)
+
+    def register(self, image: Image) -> None:
+        """Let the API know an image that is on disk."""
+        ami = Ami(
+            self,
+            image.id,
+            name=image.name,
+            description=image.description,
+            virtualization_type="hvm",
+            architecture="x86_64",
+            root_device_type="ebs",
+            root_device_name="/dev/sda1",
+            hypervisor="xen",
+            tags=image.tags,
+        )
+        ami.creation_date = image.created_at
+        self.amis[image.id] = ami
+
+    def save_tags(self) -> None:
+        """Write the tags of images that were changed by the API."""
+        for image in list(self.ground.images.known.values()):
+            tags = dict(self.tags.get(image.id, {}))
+            if image.id in self.amis and tags != image.tags:
+                image.tags = tags
+                self.ground.images.save(image)
+
+
+def install(ground: Ground) -> None:
+    """Put this backend in the place of moto's, before its first use."""
+    Backend.ground = ground
+    ec2_backends.backend = Backend
+    settings.ENABLE_AMI_VALIDATION = True
+    settings.ENABLE_KEYPAIR_VALIDATION = True

@@ -1,0 +1,416 @@
+"""Machines: one systemd-nspawn per running instance, on an overlay over its image's layers.
+
+Each machine has at most one job at a time (start, stop, freeze, remove), in a pool of threads;
+`Machines.reconcile` compares what is wanted with what is there and starts the jobs that are due.
+"""
+
+import contextlib
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from localcloud import network
+from localcloud.cloud import (
+    Cloud,
+    CloudError,
+    cgroup_roots,
+    remove_cgroup,
+    remove_tree,
+    run,
+    tail,
+)
+from localcloud.images import Images
+
+log = logging.getLogger(__name__)
+
+REBOOT = 133  # systemd-nspawn's exit status when the guest asked for a reboot
+GRACE_SECONDS = 20  # for a shutdown, before the power is cut
+FREEZE_GRACE_SECONDS = 90  # an image deserves a clean file system
+NETWORK_FILE = """\
+[Match]
+Name=host0
+
+[Network]
+Address={address}/{prefix}
+Gateway={gateway}
+LinkLocalAddressing=no
+IPv6AcceptRA=no
+
+[Route]
+Destination={metadata}/32
+Gateway={bridge}
+"""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an instance says about its machine."""
+
+    instance_id: str
+    image_id: str
+    address: str
+    public_key: str  # "" = nobody can log in
+    running: bool = True  # False: stopped, its disk is kept
+
+
+@dataclass
+class Freeze:
+    """An order to make an image of a machine."""
+
+    image_id: str
+    reboot: bool
+    done: Callable[[list[str], str], None]  # layers (the top one first), or [] and the reason
+
+
+@dataclass
+class Machine:
+    spec: Spec
+    directory: Path
+    layers: list[str] = field(default_factory=list)
+    process: subprocess.Popen[bytes] | None = None
+    state: str = "new"  # new, running, stopped, failed
+    reason: str = ""
+    busy: bool = False
+    reboot: bool = False
+    freezes: list[Freeze] = field(default_factory=list)
+
+    @property
+    def root(self) -> Path:
+        return self.directory / "root"
+
+    @property
+    def upper(self) -> Path:
+        return self.directory / "upper"
+
+    @property
+    def console(self) -> Path:
+        return self.directory / "console.log"
+
+
+class Machines:
+    """All machines of one cloud.
+
+    `ended` is called with an instance's id when its machine ended by itself.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        images: Images,
+        block: IPv4Network,
+        ended: Callable[[str], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.cloud = cloud
+        self.images = images
+        self.block = block
+        self.ended = ended
+        self.changed = changed
+        self.machines: dict[str, Machine] = {}
+        self.orders: dict[str, list[Freeze]] = {}
+        self.reboots: set[str] = set()
+        self.lock = threading.Lock()
+        self.pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="machine")
+
+    def freeze(self, instance_id: str, order: Freeze) -> None:
+        """Make an image of the instance's machine, as soon as it is there."""
+        with self.lock:
+            self.orders.setdefault(instance_id, []).append(order)
+
+    def restart(self, instance_id: str) -> None:
+        """Reboot the instance's machine."""
+        with self.lock:
+            self.reboots.add(instance_id)
+
+    def reconcile(self, wanted: Mapping[str, Spec]) -> None:
+        """Start what is due to bring the machines to the wanted ones; does not wait for it."""
+        with self.lock:
+            orders, self.orders = self.orders, {}
+            reboots, self.reboots = self.reboots, set()
+        for instance_id in wanted.keys() - self.machines.keys():
+            directory = self.cloud.machines / instance_id
+            self.machines[instance_id] = Machine(wanted[instance_id], directory)
+        for instance_id, machine in list(self.machines.items()):
+            machine.freezes += orders.pop(instance_id, [])
+            machine.reboot |= instance_id in reboots
+            if not machine.busy and (job := self._due(machine, wanted.get(instance_id))):
+                machine.busy = True
+                self.pool.submit(self._work, machine, job)
+        for instance_id, left in orders.items():
+            for order in left:
+                order.done([], f"instance {instance_id} has no machine")
+
+    def _due(self, machine: Machine, spec: Spec | None) -> Callable[[Machine], None] | None:
+        """The next job of a machine that has none; None = it is as wanted."""
+        if machine.state == "running" and machine.process and machine.process.poll() is not None:
+            return self._end
+        if machine.freezes and machine.state != "new":
+            return self._freeze
+        if spec is None:
+            return self._remove
+        machine.spec = spec
+        if machine.state == "running":
+            if machine.reboot:
+                return self._reboot
+            return None if spec.running else self._stop
+        machine.reboot = False
+        if machine.state in ("new", "stopped") and spec.running:
+            return self._start
+        if machine.state == "failed" and not spec.running:
+            return self._stop
+        return None
+
+    def _work(self, machine: Machine, job: Callable[[Machine], None]) -> None:
+        name = machine.spec.instance_id
+        began = time.monotonic()
+        try:
+            job(machine)
+            log.info("%s: %s, %.1f s", name, job.__name__[1:], time.monotonic() - began)
+        except (CloudError, OSError) as error:
+            machine.state, machine.reason = "failed", str(error)
+            log.error("%s: %s failed: %s", name, job.__name__[1:], error)
+        except Exception as error:
+            machine.state, machine.reason = "failed", repr(error)
+            log.exception("%s: %s failed", name, job.__name__[1:])
+        finally:
+            machine.busy = False
+            self.changed()
+
+    def _start(self, machine: Machine) -> None:
+        spec = machine.spec
+        address = IPv4Address(spec.address)
+        if address not in self.block or spec.address in network.own(self.block):
+            raise CloudError(
+                f"address {address} is not one for instances in {self.block}: "
+                "use a subnet in a VPC of this block (SSM parameter /localcloud/vpc_cidr)"
+            )
+        fresh = not machine.upper.exists()
+        if fresh:
+            with self.images.lock:
+                image = self.images.known.get(spec.image_id)
+                if image is None:
+                    raise CloudError(f"image {spec.image_id} has no file system here")
+                machine.layers = list(image.layers)
+            for directory in (machine.root, machine.upper, machine.directory / "work"):
+                directory.mkdir(parents=True)
+        self._mount(machine)
+        if fresh:
+            prepare(machine.root, spec, self.block)
+        self._boot(machine)
+
+    def _mount(self, machine: Machine) -> None:
+        lower = ":".join(str(path) for path in self.images.paths(machine.layers))
+        options = f"lowerdir={lower},upperdir={machine.upper},workdir={machine.directory / 'work'}"
+        # Layers are moved and stacked anew, so nothing in them may point at other layers.
+        options += ",index=off,metacopy=off,redirect_dir=off"
+        run("mount", "-t", "overlay", "overlay", "-o", options, machine.root)
+
+    def _boot(self, machine: Machine) -> None:
+        machine.process = launch(
+            self.cloud, machine.spec.instance_id, machine.root, machine.console
+        )
+        machine.state, machine.reason = "running", ""
+
+    def _halt(self, machine: Machine, grace_seconds: float) -> None:
+        """Shut the guest down; after `grace_seconds` cut the power. Then unmount its root."""
+        process = machine.process
+        if process is not None:
+            if process.poll() is None:
+                process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(grace_seconds)
+            process.kill()
+            process.wait()
+            machine.process = None
+            for group in self.cloud.cgroups():
+                remove_cgroup(group / machine.spec.instance_id)
+        if os.path.ismount(machine.root):
+            unmount(machine.root)
+
+    def _stop(self, machine: Machine) -> None:
+        self._halt(machine, GRACE_SECONDS)
+        machine.state, machine.reason = "stopped", ""
+
+    def _reboot(self, machine: Machine) -> None:
+        machine.reboot = False
+        self._halt(machine, GRACE_SECONDS)
+        self._start(machine)
+
+    def _remove(self, machine: Machine) -> None:
+        self._halt(machine, GRACE_SECONDS)
+        remove_tree(machine.directory)
+        del self.machines[machine.spec.instance_id]
+        self.images.sweep(self.layers_in_use())
+
+    def _end(self, machine: Machine) -> None:
+        """A machine ended that nobody stopped: a reboot from inside, a poweroff, or a crash."""
+        assert machine.process is not None
+        status = machine.process.returncode
+        self._halt(machine, 0)
+        if status == REBOOT:
+            self._start(machine)
+        else:
+            machine.state, machine.reason = "stopped", f"ended by itself, status {status}"
+            log.warning(
+                "%s: %s\n%s", machine.spec.instance_id, machine.reason, tail(machine.console)
+            )
+            self.ended(machine.spec.instance_id)
+
+    def _freeze(self, machine: Machine) -> None:
+        """Make the machine's changes a layer of their own.
+
+        With a reboot, as AWS does by default: the machine is shut down, its upper directory
+        becomes the layer, and the machine goes on above it with an empty one. Without: a copy
+        while it runs, as consistent as after a power cut.
+        """
+        order = machine.freezes.pop(0)
+        was_running = machine.state == "running"
+        try:
+            if machine.state == "failed":
+                raise CloudError(f"the machine failed: {machine.reason}")
+            if was_running and not order.reboot:
+                run("sync", "--file-system", machine.root)
+                layer = self.images.add_layer(
+                    lambda path: run("cp", "--archive", "--reflink=auto", machine.upper, path)
+                )
+                order.done([layer, *machine.layers], "")
+                return
+            self._halt(machine, FREEZE_GRACE_SECONDS)
+            machine.state = "stopped"
+            with self.images.lock:
+                layer = self.images.add_layer(machine.upper.rename)
+                machine.layers = [layer, *machine.layers]
+            machine.upper.mkdir()
+            order.done(machine.layers, "")
+        except Exception as error:
+            order.done([], str(error))
+            raise
+        if was_running:
+            self._mount(machine)
+            self._boot(machine)
+
+    def layers_in_use(self) -> list[str]:
+        return [layer for machine in list(self.machines.values()) for layer in machine.layers]
+
+    def report(self) -> list[dict[str, str]]:
+        return [
+            {
+                "instance": machine.spec.instance_id,
+                "address": machine.spec.address,
+                "image": machine.spec.image_id,
+                "state": machine.state,
+                "reason": machine.reason,
+            }
+            for machine in list(self.machines.values())
+        ]
+
+
+def unmount(root: Path) -> None:
+    """Unmount a machine's root; its last process may still be on its way out."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            run("umount", root)
+        except CloudError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def prepare(root: Path, spec: Spec, block: IPv4Network) -> None:
+    """Write into a fresh root what makes it this instance and no other."""
+    hostname = f"ip-{spec.address.replace('.', '-')}"
+    lay(root / "etc/hostname", f"{hostname}\n")
+    lay(root / "etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {hostname}\n")
+    lay(root / "etc/resolv.conf", resolvers())
+    lay(root / "etc/machine-id", "")  # made at boot
+    network_file = NETWORK_FILE.format(
+        address=spec.address,
+        prefix=block.prefixlen,
+        gateway=network.host_address(block),
+        metadata=network.METADATA,
+        bridge=network.bridge_address(block),
+    )
+    lay(root / "etc/systemd/network/10-host0.network", network_file)
+    for key in (root / "etc/ssh").glob("ssh_host_*"):
+        key.unlink()
+    key = root / "etc/ssh/ssh_host_ed25519_key"
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", hostname, "-f", key)
+    home = root / "home/admin"
+    owner = home.stat()
+    (home / ".ssh").mkdir(mode=0o700, exist_ok=True)
+    lay(
+        home / ".ssh/authorized_keys",
+        f"{spec.public_key.strip()}\n" if spec.public_key else "",
+        0o600,
+    )
+    for path in (home / ".ssh", home / ".ssh/authorized_keys"):
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def lay(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file of a guest, never through a link that the guest may have put there."""
+    path.unlink(missing_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def resolvers() -> str:
+    """The host's name servers; behind systemd-resolved's stub those that it asks itself."""
+    behind_stub = Path("/run/systemd/resolve/resolv.conf")
+    return (behind_stub if behind_stub.exists() else Path("/etc/resolv.conf")).read_text()
+
+
+# Enter the control groups before "--", then become the command after it.
+ENTER = """
+while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; done; shift; exec "$@"
+"""
+
+
+def launch(cloud: Cloud, name: str, root: Path, console: Path) -> subprocess.Popen[bytes]:
+    """Boot the file system `root` as machine `name`, in a control group of its own.
+
+    Where systemd is PID 1 it owns the control groups, so the machine becomes a transient scope of
+    it; elsewhere we make them. Machines that shared one would stop each other's services.
+    """
+    nspawn = [
+        "systemd-nspawn",
+        "--quiet",
+        "--boot",
+        f"--directory={root}",
+        f"--machine={name}",
+        f"--network-bridge={network.BRIDGE}",
+        "--register=no",
+        "--keep-unit",
+        "--settings=no",
+        "--resolv-conf=off",
+        "--timezone=off",
+        "--link-journal=no",
+        "--console=pipe",
+    ]
+    if Path("/run/systemd/system").is_dir():
+        unit = ["--quiet", "--collect", f"--unit={cloud.name}-{name}", "--property=Delegate=yes"]
+        command = ["systemd-run", "--scope", *unit, *nspawn]
+    else:
+        groups = [root_group / cloud.name / name for root_group in cgroup_roots()]
+        for group in groups:
+            group.mkdir(parents=True, exist_ok=True)
+        command = ["sh", "-c", ENTER, "enter", *map(str, groups), "--", *nspawn]
+    with console.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            env=cloud.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )

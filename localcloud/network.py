@@ -1,0 +1,167 @@
+"""The network of a local cloud.
+
+    guests ── host0 ─┐
+                     ├─ bridge br0 (first address, 169.254.169.254) ── cable ── host (second address)
+    guests ── host0 ─┘    in the cloud's own network namespace
+
+The bridge with the API and the metadata service is in a namespace of its own; the host has one
+end of a cable into it, and masks what the guests send to the rest of the world. The guests' way
+out is the host's address; their way to 169.254.169.254 is the bridge.
+"""
+
+import contextlib
+import hashlib
+import ipaddress
+import json
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from localcloud.cloud import RUN, Cloud, CloudError, lock, run
+
+RANGE = IPv4Network("198.18.0.0/15")  # set aside for tests within one's own network (RFC 2544)
+PREFIX = 20
+OWN_ADDRESSES = 16  # at the start of the block: bridge, host, and room
+METADATA = "169.254.169.254"
+BRIDGE = "br0"
+BRIDGE_MAC = "02:00:00:00:00:01"
+NAMESPACES = Path("/run/netns")
+FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+FORWARD_BEFORE = RUN / "ip_forward"
+
+
+def bridge_address(block: IPv4Network) -> IPv4Address:
+    return block[1]
+
+
+def host_address(block: IPv4Network) -> IPv4Address:
+    return block[2]
+
+
+def own(block: IPv4Network) -> list[str]:
+    """The addresses of the block that no instance may have."""
+    return [str(block[number]) for number in range(OWN_ADDRESSES)]
+
+
+def choose_block(seed: str, routed: Iterable[IPv4Network]) -> IPv4Network:
+    """Return the block of the cloud `seed` that overlaps with none of the routed networks.
+
+    Raises CloudError when all are taken.
+    """
+    taken = list(routed)
+    blocks = list(RANGE.subnets(new_prefix=PREFIX))
+    first = int(hashlib.sha256(seed.encode()).hexdigest(), 16) % len(blocks)
+    for block in blocks[first:] + blocks[:first]:
+        if not any(block.overlaps(other) for other in taken):
+            return block
+    raise CloudError(
+        f"every /{PREFIX} of {RANGE} is routed elsewhere (`ip route`); "
+        "take down a local cloud that is not used"
+    )
+
+
+def routed() -> list[IPv4Network]:
+    """The networks, other than the default, that this host has routes to."""
+    routes = json.loads(run("ip", "-4", "-json", "route", "show", "table", "all"))
+    networks = []
+    for route in routes:
+        with contextlib.suppress(ValueError):  # "default"
+            networks.append(ipaddress.IPv4Network(route["dst"], strict=False))
+    return [network for network in networks if network.prefixlen]
+
+
+def namespace(cloud: Cloud) -> Path:
+    return NAMESPACES / cloud.name
+
+
+def table(cloud: Cloud) -> str:
+    return cloud.name.replace("-", "_")
+
+
+def up(cloud: Cloud) -> IPv4Network:
+    """Make the cloud's network and return its block."""
+    with lock(RUN / "lock"):
+        block = choose_block(cloud.tag, routed())
+        _namespace(cloud, block)
+        _cable(cloud, block)
+        _way_out(cloud, block)
+    return block
+
+
+def _namespace(cloud: Cloud, block: IPv4Network) -> None:
+    # Not `ip netns add`: that leaves a mount on /run/netns behind, for good.
+    file = namespace(cloud)
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    run("unshare", f"--net={file}", "true")
+    inside = ("ip", "-netns", cloud.name)
+    run(*inside, "link", "set", "lo", "up")
+    # An address of its own: else the bridge takes a port's, and changes it when that machine ends.
+    run(
+        *inside,
+        "link",
+        "add",
+        BRIDGE,
+        "address",
+        BRIDGE_MAC,
+        "type",
+        "bridge",
+        "forward_delay",
+        "0",
+    )
+    run(*inside, "address", "add", f"{bridge_address(block)}/{PREFIX}", "dev", BRIDGE)
+    run(*inside, "address", "add", f"{METADATA}/32", "dev", BRIDGE)
+    run(*inside, "link", "set", BRIDGE, "up")
+    run(*inside, "route", "add", "default", "via", str(host_address(block)))
+
+
+def _cable(cloud: Cloud, block: IPv4Network) -> None:
+    inside = ("ip", "-netns", cloud.name)
+    cable = ("link", "add", cloud.link, "type", "veth", "peer", "name", "host", "netns", cloud.name)
+    run("ip", *cable)
+    run(*inside, "link", "set", "host", "master", BRIDGE, "up")
+    run("ip", "address", "add", f"{host_address(block)}/{PREFIX}", "dev", cloud.link)
+    run("ip", "link", "set", cloud.link, "up")
+
+
+def _way_out(cloud: Cloud, block: IPv4Network) -> None:
+    # Guests must meet neither another cloud nor the metadata service of the host itself.
+    rules = f"""
+    table ip {table(cloud)} {{
+      chain out {{
+        type nat hook postrouting priority srcnat;
+        ip saddr {block} ip daddr != {block} masquerade
+      }}
+      chain apart {{
+        type filter hook forward priority filter;
+        iifname "{cloud.link}" ip daddr {{ 169.254.0.0/16, {RANGE} }} drop
+      }}
+    }}
+    """
+    run("nft", "-f", "-", input=rules)
+    if FORWARD.read_text().strip() == "0":
+        FORWARD_BEFORE.write_text("0")  # first, so that a crash in between is harmless
+        FORWARD.write_text("1")
+
+
+def down(cloud: Cloud) -> None:
+    """Remove the cloud's network, whatever there is of it; the last cloud restores the sysctl."""
+    with lock(RUN / "lock"):
+        if Path("/sys/class/net", cloud.link).exists():
+            run("ip", "link", "delete", cloud.link)
+        tables = run("nft", "list", "tables", "ip").split()
+        if table(cloud) in tables:
+            run("nft", "delete", "table", "ip", table(cloud))
+        file = namespace(cloud)
+        if file.exists():
+            if str(file) in Path("/proc/self/mountinfo").read_text():
+                run("umount", file)
+            file.unlink()
+            with contextlib.suppress(OSError):  # others have namespaces there
+                NAMESPACES.rmdir()
+        others = [
+            name for name in tables if name.startswith("localcloud_") and name != table(cloud)
+        ]
+        if FORWARD_BEFORE.exists() and not others:
+            FORWARD.write_text(FORWARD_BEFORE.read_text())
+            FORWARD_BEFORE.unlink()

@@ -1,0 +1,109 @@
+"""What a local cloud needs of the host, found out before anything is touched."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from localcloud import network
+from localcloud.cloud import Cloud, CloudError, run
+from localcloud.images import KEYRING
+
+GIB = 1024**3
+MEMORY_GIB = 6
+DISK_GIB = 8
+PACKAGES = {  # command → the Debian package that has it
+    "systemd-nspawn": "systemd-container",
+    "mmdebstrap": "mmdebstrap",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "ssh-keygen": "openssh-client",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is missing, and the command that mends it."""
+
+    what: str
+    mend: str
+
+
+def message(problems: Sequence[Problem]) -> str:
+    """Tell all problems at once, each with its remedy."""
+    lines = ["The local cloud cannot run on this machine yet:"]
+    for problem in problems:
+        lines += [f"  - {problem.what}", f"      {problem.mend}"]
+    return "\n".join(lines)
+
+
+def missing_commands(found: Iterable[str]) -> list[Problem]:
+    have = set(found)
+    return [
+        Problem(f"the command {command} is missing", f"apt-get install {package}")
+        for command, package in PACKAGES.items()
+        if command not in have
+    ]
+
+
+def short(what: str, available: int, needed_gib: int, mend: str) -> list[Problem]:
+    """A problem if there are fewer than `needed_gib` GiB of `what`; `available` in bytes."""
+    if available >= needed_gib * GIB:
+        return []
+    have = available / GIB
+    return [Problem(f"{what}: {have:.1f} GiB free, {needed_gib} GiB are needed", mend)]
+
+
+def check(cloud: Cloud) -> list[Problem]:
+    """Return everything that keeps the cloud from running here."""
+    if os.geteuid() != 0:
+        return [Problem("root is needed: machines, mounts and links are made", "sudo ./fleet up")]
+    problems = []
+    if not Path("/etc/debian_version").exists():
+        problems.append(Problem("this is not a Debian-like Linux", "use a Debian 12 machine"))
+    problems += missing_commands(command for command in PACKAGES if shutil.which(command))
+    if not KEYRING.exists():
+        mend = "apt-get install debian-archive-keyring"
+        problems.append(Problem("the keys of Debian's archive are missing", mend))
+    state = cloud.state.parent
+    free = shutil.disk_usage(state).free
+    problems += short(f"disk below {state}", free, DISK_GIB, "free some space there")
+    problems += short("memory", memory_available(), MEMORY_GIB, "end other programs, or add memory")
+    if not problems:  # these need the commands
+        problems += overlay(state) + block(cloud)
+    return problems
+
+
+def memory_available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) * 1024
+    return 0
+
+
+def overlay(directory: Path) -> list[Problem]:
+    """Mount one, in a mount namespace that ends with the command."""
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".overlay-") as scratch:
+        for part in ("lower", "upper", "work", "root"):
+            Path(scratch, part).mkdir()
+        options = "lowerdir=lower,upperdir=upper,workdir=work"
+        mount = f"cd '{scratch}' && mount -t overlay overlay -o {options} root"
+        try:
+            run("unshare", "--mount", "sh", "-c", mount)
+        except CloudError as error:
+            mend = "modprobe overlay; and keep the checkout on ext4, xfs or btrfs"
+            return [Problem(f"overlay file systems do not work below {directory}: {error}", mend)]
+    return []
+
+
+def block(cloud: Cloud) -> list[Problem]:
+    try:
+        network.choose_block(cloud.tag, network.routed())
+    except CloudError as error:
+        return [Problem(str(error), "python -m localcloud down, in a checkout that is not used")]
+    return []
