@@ -100,6 +100,14 @@ rows:
   type: list
   elements: dict
   sample: [{"flights": 336776}]
+worker:
+  description:
+    - Host name of the machine whose worker ran the query, as the query was signed with it by the
+      fleet's SQL_QUERY_MUTATOR.
+    - Empty where the configuration's overrides have another one.
+  returned: success
+  type: str
+  sample: ip-10-80-4-7
 seconds:
   description:
     - Seconds after the submission at which a worker C(started) the query and C(finished) it, by
@@ -110,6 +118,7 @@ seconds:
   sample: {"started": 0.03, "finished": 0.1, "fetched": 0.26}
 """
 
+import re
 import secrets
 import time
 from typing import Any
@@ -248,6 +257,12 @@ def fetch(superset: Superset, record: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def worker(executed_sql: str | None) -> str:
+    """Return the host name of the worker that signed the SQL which the database was sent."""
+    signature = re.match(r"-- superset celery_worker on (\S+)\n", executed_sql or "")
+    return signature[1] if signature else ""
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -281,6 +296,7 @@ def main() -> None:
         query_id=query["id"],
         columns=[column["column_name"] for column in result["columns"]],
         rows=result["data"],
+        worker=worker(record["executed_sql"]),
         seconds={
             "started": round((float(record["start_running_time"]) - begin) / 1000, 3),
             "finished": round((float(record["end_time"]) - begin) / 1000, 3),

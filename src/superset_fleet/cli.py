@@ -51,7 +51,9 @@ def query(arguments: argparse.Namespace) -> None:
     print("\t".join(result["columns"]))
     for row in result["rows"]:
         print("\t".join(str(row[column]) for column in result["columns"]))
-    print(f"-- {len(result['rows'])} rows; seconds: {result['seconds']}", file=sys.stderr)
+    seconds = ", ".join(f"{what} {value}" for what, value in result["seconds"].items())
+    said = f"-- {len(result['rows'])} rows from worker {result['worker']}; seconds: {seconds}"
+    print(said, file=sys.stderr)
 
 
 def ssh(arguments: argparse.Namespace) -> None:

@@ -90,14 +90,13 @@ def play() -> Play:
 
 @contextmanager
 def stopped(hosts: str, unit: str) -> Iterator[None]:
-    """Keep a unit of some machines from running, and start it again in the end."""
-    options = {"name": unit, "state": "stopped", "masked": True}
-    run_module(hosts, "ansible.builtin.systemd_service", options, become=True)
+    """Stop a unit of some machines, and start it again in the end."""
+    module = "ansible.builtin.systemd_service"
+    run_module(hosts, module, {"name": unit, "state": "stopped"}, become=True)
     try:
         yield
     finally:
-        options = {"name": unit, "state": "started", "masked": False}
-        run_module(hosts, "ansible.builtin.systemd_service", options, become=True)
+        run_module(hosts, module, {"name": unit, "state": "started"}, become=True)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def who(session: requests.Session, url: str) -> requests.Response:
 
 def test_plain_http_is_sent_to_https(stranger: requests.Session, url: str) -> None:
     answer = stranger.get(url.replace("https:", "http:"), allow_redirects=False, timeout=30)
-    assert answer.status_code == 301
+    assert answer.status_code == 308
     assert answer.headers["Location"].startswith("https://")
 
 
@@ -42,7 +42,7 @@ def test_every_web_machine_honours_a_session_that_another_one_began(
 ) -> None:
     log_in(stranger, url, facts["superset_admin_password"])
     headers = {"X-Forwarded-Proto": "https"}
-    cookies = stranger.cookies.get_dict()
+    cookies = stranger.cookies
     for endpoint in facts["superset_web_endpoints"].values():
         answer = requests.get(
             f"http://{endpoint}/api/v1/me/", cookies=cookies, headers=headers, timeout=30
@@ -75,5 +75,5 @@ def test_static_files_are_compressed_and_served_from_the_load_balancer_s_cache(
     assert script
     answers = [stranger.get(url + script[1], timeout=30) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
-    assert answers[1].headers.get("X-Cache") == "HIT"
+    assert "Age" in answers[1].headers
     assert answers[0].headers.get("Content-Encoding") == "gzip"
