@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Query
+from support import Query
 
 from superset_fleet.ansible import ROOT, AnsibleFailed, run_module
 

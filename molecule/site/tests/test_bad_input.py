@@ -9,7 +9,7 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
-from conftest import Play, replaced, stopped
+from support import Play, replaced, stopped
 
 from superset_fleet.ansible import ROOT, run_module
 

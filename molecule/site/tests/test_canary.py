@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from conftest import Play, replaced, stopped
+from support import Play, replaced, stopped
 
 from superset_fleet.ansible import run_module
 

@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from conftest import Play
+from support import Play
 
 from superset_fleet.ansible import ROOT
 
