@@ -1,6 +1,7 @@
 """The command: python -m localcloud up | down | status."""
 
 import argparse
+import configparser
 import json
 import logging
 import shutil
@@ -20,6 +21,7 @@ from localcloud.cloud import (
     Cloud,
     CloudError,
     remove_tree,
+    run,
     tail,
     unmount_below,
     write,
@@ -27,6 +29,7 @@ from localcloud.cloud import (
 from localcloud.images import Images
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+NSPAWN = Path("/run/systemd/nspawn")
 START_SECONDS = 60  # for the daemon to answer, on a busy machine
 AWS_CONFIG = """\
 [default]
@@ -43,10 +46,10 @@ def say(text: str) -> None:
 
 def ask(cloud: Cloud) -> dict[str, Any] | None:
     """Return the report of the cloud's daemon; None = it does not answer."""
-    if not cloud.aws_config.exists():
+    config = configparser.ConfigParser()
+    if not config.read(cloud.aws_config):
         return None
-    line = next(line for line in cloud.aws_config.read_text().splitlines() if "://" in line)
-    url = f"{line.split(' = ')[1]}/localcloud/status"
+    url = f"{config['default']['endpoint_url']}/localcloud/status"
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(url, timeout=5) as answer:
@@ -150,6 +153,9 @@ def daemon(cloud: Cloud, block: IPv4Network) -> None:
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    # In this mount namespace only: systemd-nspawn leaves a directory behind for every machine.
+    NSPAWN.mkdir(parents=True, exist_ok=True)
+    run("mount", "-t", "tmpfs", "tmpfs", NSPAWN)
     Server(cloud, block).serve()
 
 

@@ -8,7 +8,7 @@ where lifecycle hooks (Pending:Wait, Terminating:Wait) belong.
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from moto.autoscaling import models
 from moto.autoscaling.exceptions import ValidationError
@@ -17,8 +17,8 @@ from moto.autoscaling.models import (
     AutoScalingBackend,
     FakeAutoScalingGroup,
     InstanceState,
-    autoscaling_backends,
 )
+from moto.autoscaling.models import autoscaling_backends as backends
 from moto.autoscaling.responses import AutoScalingResponse
 from moto.core.responses import ActionResult, EmptyResult
 
@@ -153,7 +153,8 @@ class Response(AutoScalingResponse):
         return EmptyResult()
 
 
-def install() -> None:
+def install(account: str, region: str) -> Backend:
     """Put these classes in the place of moto's, before its first use."""
     vars(models).update(FakeAutoScalingGroup=Group, InstanceState=Member)
-    autoscaling_backends.backend = Backend
+    backends.backend = Backend
+    return cast(Backend, backends[account][region])

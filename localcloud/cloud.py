@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,12 +165,28 @@ def cgroup_processes(group: Path) -> list[int]:
 
 
 def remove_cgroup(group: Path) -> None:
-    """Remove a control group and those that a machine made below it."""
-    for path in sorted(group.rglob("*/"), reverse=True):
+    """End what runs in a control group, and remove it with those below it."""
+    for pid in cgroup_processes(group):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for path in [*sorted(group.rglob("*/"), reverse=True), group]:
         with contextlib.suppress(FileNotFoundError):
-            path.rmdir()
-    with contextlib.suppress(FileNotFoundError):
-        group.rmdir()
+            persist(path.rmdir)
+
+
+def persist(action: Callable[[], object], timeout_seconds: float = 5) -> None:
+    """Do something that the kernel refuses while a process is still on its way out."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            action()
+            return
+        except FileNotFoundError:
+            raise
+        except (OSError, CloudError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def unmount_below(directory: Path) -> None:

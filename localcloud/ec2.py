@@ -4,11 +4,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from moto import settings
 from moto.core.types import Base64EncodedString
-from moto.ec2.models import EC2Backend, ec2_backends
+from moto.ec2.exceptions import InvalidAMIIdError
+from moto.ec2.models import EC2Backend
+from moto.ec2.models import ec2_backends as backends
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.instances import Instance, Reservation
 from moto.ec2.models.subnets import Subnet
@@ -17,7 +19,7 @@ from localcloud import network
 from localcloud.images import Image, Images
 
 # The parameters of the request that is being answered: moto drops NoReboot on its way.
-request_form: ContextVar[dict[str, str]] = ContextVar("request_form", default={})
+request_form: ContextVar[dict[str, str]] = ContextVar("request_form")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Ground:
     block: IPv4Network
     freeze: Callable[[str, Ami, bool], None]  # instance id, image, whether it may be rebooted
     reboot: Callable[[str], None]
+    sweep: Callable[[], object]  # after an image went
 
 
 class Backend(EC2Backend):
@@ -58,6 +61,8 @@ class Backend(EC2Backend):
         security_group_names: list[str],
         **kwargs: Any,
     ) -> Reservation:
+        if image_id and image_id not in self.amis:
+            raise InvalidAMIIdError([image_id])
         reservation = super().run_instances(
             image_id, count, user_data, security_group_names, **kwargs
         )
@@ -81,13 +86,14 @@ class Backend(EC2Backend):
         own = [tags for tags in tag_specifications if tags["ResourceType"] == "image"]
         ami = super().create_image(instance_id, name, description, own)
         ami.state = "pending"
-        reboot = request_form.get().get("NoReboot", "false").lower() != "true"
+        reboot = request_form.get({}).get("NoReboot", "false").lower() != "true"
         self.ground.freeze(instance_id, ami, reboot)
         return ami
 
     def deregister_image(self, ami_id: str) -> None:
         super().deregister_image(ami_id)
         self.ground.images.remove(ami_id)
+        self.ground.sweep()
 
     def reboot_instances(self, instance_ids: list[str]) -> list[Instance]:
         for instance_id in instance_ids:
@@ -120,9 +126,9 @@ class Backend(EC2Backend):
                 self.ground.images.save(image)
 
 
-def install(ground: Ground) -> None:
+def install(ground: Ground, account: str, region: str) -> Backend:
     """Put this backend in the place of moto's, before its first use."""
     Backend.ground = ground
-    ec2_backends.backend = Backend
-    settings.ENABLE_AMI_VALIDATION = True
+    backends.backend = Backend
     settings.ENABLE_KEYPAIR_VALIDATION = True
+    return cast(Backend, backends[account][region])

@@ -25,7 +25,7 @@ SUITE = "bookworm"
 BASE_NAME = "debian-12"
 # What Debian's own cloud images carry and configuration management counts on.
 PACKAGES = (
-    "systemd,systemd-sysv,libpam-systemd,dbus,iproute2,iputils-ping,netbase,openssh-server,"
+    "systemd,systemd-sysv,dbus,iproute2,iputils-ping,netbase,openssh-server,"
     "python3,python3-apt,sudo,ca-certificates,curl,gpg,nftables,procps,less"
 )
 CUSTOMIZE = Path(__file__).with_name("base.sh")
@@ -54,6 +54,7 @@ class Images:
         self.directory = cloud.images
         self.layers = cloud.images / "layers"
         self.lock = threading.RLock()
+        self.new: set[str] = set()  # complete layers of images that are not saved yet
         self.layers.mkdir(parents=True, exist_ok=True)
         self.known = {
             image.id: image
@@ -67,6 +68,7 @@ class Images:
     def save(self, image: Image) -> None:
         with self.lock:
             self.known[image.id] = image
+            self.new -= set(image.layers)
             write(self.directory / f"{image.id}.json", json.dumps(asdict(image), indent=2) + "\n")
 
     def remove(self, image_id: str) -> None:
@@ -82,13 +84,16 @@ class Images:
         layer = uuid.uuid4().hex[:12]
         unfinished = self.layers / f"new-{layer}"
         make(unfinished)
-        unfinished.rename(self.layers / layer)
+        with self.lock:
+            self.new.add(layer)
+            unfinished.rename(self.layers / layer)
         return layer
 
     def sweep(self, in_use: Iterable[str] = (), unfinished: bool = False) -> None:
         """Remove the layers that no image and none of `in_use` needs."""
         with self.lock:
-            needed = {layer for image in self.known.values() for layer in image.layers} | {*in_use}
+            needed = {layer for image in self.known.values() for layer in image.layers}
+            needed |= self.new | {*in_use}
             for path in self.layers.iterdir():
                 if path.name.startswith("new-") and not unfinished:
                     continue
@@ -104,12 +109,11 @@ class Images:
         if image_id not in self.known:
             progress(f"base image {image_id}: making it with mmdebstrap, about a minute")
             layer = self.add_layer(lambda path: build_base(cloud, path, inputs))
-            for old in [
-                image for image in self.known.values() if image.tags.get("name") == BASE_NAME
-            ]:
-                self.remove(old.id)
             tags = {"name": BASE_NAME, "Name": BASE_NAME}
             self.save(Image(image_id, BASE_NAME, [layer], "Debian 12, the base image", tags=tags))
+        for old in list(self.known.values()):  # of other inputs
+            if old.tags.get("name") == BASE_NAME and old.id != image_id:
+                self.remove(old.id)
         return self.known[image_id]
 
 
@@ -165,6 +169,15 @@ def mirrors() -> list[str]:
     return found
 
 
+def reaches_guests(name: str, value: str) -> bool:
+    """Whether an environment variable of the host is a package setting that holds in a guest."""
+    if re.fullmatch(r"(https?|no|all|ftp)_proxy", name, re.IGNORECASE):
+        return True
+    return bool(re.fullmatch(r"(PIP|UV)_\w*(INDEX|_HOST)\w*", name)) and "://" in value.replace(
+        "file://", ""
+    )
+
+
 APT_SETTINGS = "etc/apt/apt.conf.d/80host"
 
 
@@ -184,15 +197,7 @@ def host_files() -> dict[str, str]:
         "SSL_CERT_FILE": bundle,
         "PIP_CERT": bundle,
         "REQUESTS_CA_BUNDLE": bundle,
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if re.fullmatch(r"(https?|no|all|ftp)_proxy", name, re.IGNORECASE)
-            or (
-                re.fullmatch(r"(PIP|UV)_.*(INDEX|TRUSTED_HOST|INSECURE_HOST).*", name)
-                and "/opt" not in value
-            )
-        },
+        **{name: value for name, value in os.environ.items() if reaches_guests(name, value)},
     }
     files["etc/environment"] = "".join(f'{name}="{value}"\n' for name, value in variables.items())
     files["etc/sudoers.d/host"] = f'Defaults env_keep += "{" ".join(variables)}"\n'

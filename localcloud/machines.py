@@ -7,6 +7,7 @@ Each machine has at most one job at a time (start, stop, freeze, remove), in a p
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -21,6 +22,7 @@ from localcloud.cloud import (
     Cloud,
     CloudError,
     cgroup_roots,
+    persist,
     remove_cgroup,
     remove_tree,
     run,
@@ -36,6 +38,9 @@ FREEZE_GRACE_SECONDS = 90  # an image deserves a clean file system
 NETWORK_FILE = """\
 [Match]
 Name=host0
+
+[Link]
+MACAddress={mac}
 
 [Network]
 Address={address}/{prefix}
@@ -222,17 +227,18 @@ class Machines:
         """Shut the guest down; after `grace_seconds` cut the power. Then unmount its root."""
         process = machine.process
         if process is not None:
-            if process.poll() is None:
-                process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(grace_seconds)
+            deadline = time.monotonic() + grace_seconds
+            while process.poll() is None and time.monotonic() < deadline:
+                ask_to_halt(process)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
             process.kill()
             process.wait()
             machine.process = None
             for group in self.cloud.cgroups():
                 remove_cgroup(group / machine.spec.instance_id)
         if os.path.ismount(machine.root):
-            unmount(machine.root)
+            persist(lambda: run("umount", machine.root))
 
     def _stop(self, machine: Machine) -> None:
         self._halt(machine, GRACE_SECONDS)
@@ -247,7 +253,7 @@ class Machines:
         self._halt(machine, GRACE_SECONDS)
         remove_tree(machine.directory)
         del self.machines[machine.spec.instance_id]
-        self.images.sweep(self.layers_in_use())
+        self.sweep()
 
     def _end(self, machine: Machine) -> None:
         """A machine ended that nobody stopped: a reboot from inside, a poweroff, or a crash."""
@@ -296,8 +302,11 @@ class Machines:
             self._mount(machine)
             self._boot(machine)
 
-    def layers_in_use(self) -> list[str]:
-        return [layer for machine in list(self.machines.values()) for layer in machine.layers]
+    def sweep(self) -> None:
+        """Remove the layers that neither an image nor a machine needs."""
+        with self.images.lock:  # no machine takes its layers meanwhile
+            machines = list(self.machines.values())
+            self.images.sweep(layer for machine in machines for layer in machine.layers)
 
     def report(self) -> list[dict[str, str]]:
         return [
@@ -312,20 +321,6 @@ class Machines:
         ]
 
 
-def unmount(root: Path) -> None:
-    """Unmount a machine's root; its last process may still be on its way out."""
-    deadline = time.monotonic() + 5
-    while True:
-        try:
-            run("umount", root)
-        except CloudError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return
-
-
 def prepare(root: Path, spec: Spec, block: IPv4Network) -> None:
     """Write into a fresh root what makes it this instance and no other."""
     hostname = f"ip-{spec.address.replace('.', '-')}"
@@ -334,6 +329,8 @@ def prepare(root: Path, spec: Spec, block: IPv4Network) -> None:
     lay(root / "etc/resolv.conf", resolvers())
     lay(root / "etc/machine-id", "")  # made at boot
     network_file = NETWORK_FILE.format(
+        # Made of the address: who talked to its former owner does not wait for ARP to forget.
+        mac="02:00:" + IPv4Address(spec.address).packed.hex(":"),
         address=spec.address,
         prefix=block.prefixlen,
         gateway=network.host_address(block),
@@ -368,6 +365,20 @@ def resolvers() -> str:
     """The host's name servers; behind systemd-resolved's stub those that it asks itself."""
     behind_stub = Path("/run/systemd/resolve/resolv.conf")
     return (behind_stub if behind_stub.exists() else Path("/etc/resolv.conf")).read_text()
+
+
+def ask_to_halt(process: subprocess.Popen[bytes]) -> None:
+    """Ask a machine to shut down. Ask again: an init that has only begun does not hear it.
+
+    The guest's init is asked, not systemd-nspawn, which cuts the power when it is told twice.
+    """
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        if pids := children.read_text().split():
+            for pid in pids:
+                os.kill(int(pid), signal.SIGRTMIN + 3)  # systemd: halt
+        else:
+            process.terminate()
 
 
 # Enter the control groups before "--", then become the command after it.

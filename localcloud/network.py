@@ -1,8 +1,8 @@
 """The network of a local cloud.
 
-    guests ── host0 ─┐
-                     ├─ bridge br0 (first address, 169.254.169.254) ── cable ── host (second address)
-    guests ── host0 ─┘    in the cloud's own network namespace
+    guest ── host0 ─┐
+                    ├─ bridge br0 (first address, 169.254.169.254) ── cable ── host (second one)
+    guest ── host0 ─┘    in the cloud's own network namespace
 
 The bridge with the API and the metadata service is in a namespace of its own; the host has one
 end of a cable into it, and masks what the guests send to the rest of the world. The guests' way
@@ -26,8 +26,10 @@ METADATA = "169.254.169.254"
 BRIDGE = "br0"
 BRIDGE_MAC = "02:00:00:00:00:01"
 NAMESPACES = Path("/run/netns")
-FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
-FORWARD_BEFORE = RUN / "ip_forward"
+SYSCTLS = {  # name → what it must be at least, while a cloud of this host is up
+    "net.ipv4.ip_forward": 1,
+    "fs.inotify.max_user_instances": 1024,  # a machine takes about 7, of the host's root
+}
 
 
 def bridge_address(block: IPv4Network) -> IPv4Address:
@@ -85,6 +87,7 @@ def up(cloud: Cloud) -> IPv4Network:
         _namespace(cloud, block)
         _cable(cloud, block)
         _way_out(cloud, block)
+        _raise_sysctls()
     return block
 
 
@@ -139,13 +142,29 @@ def _way_out(cloud: Cloud, block: IPv4Network) -> None:
     }}
     """
     run("nft", "-f", "-", input=rules)
-    if FORWARD.read_text().strip() == "0":
-        FORWARD_BEFORE.write_text("0")  # first, so that a crash in between is harmless
-        FORWARD.write_text("1")
+
+
+def _sysctl(name: str) -> Path:
+    return Path("/proc/sys", *name.split("."))
+
+
+def _raise_sysctls() -> None:
+    for name, needed in SYSCTLS.items():
+        before = _sysctl(name).read_text().strip()
+        if int(before) < needed:
+            (RUN / name).write_text(before)  # first, so that a crash in between is harmless
+            _sysctl(name).write_text(str(needed))
+
+
+def _restore_sysctls() -> None:
+    for before in [RUN / name for name in SYSCTLS]:
+        if before.exists():
+            _sysctl(before.name).write_text(before.read_text())
+            before.unlink()
 
 
 def down(cloud: Cloud) -> None:
-    """Remove the cloud's network, whatever there is of it; the last cloud restores the sysctl."""
+    """Remove the cloud's network, whatever there is of it; the last cloud restores the sysctls."""
     with lock(RUN / "lock"):
         if Path("/sys/class/net", cloud.link).exists():
             run("ip", "link", "delete", cloud.link)
@@ -159,9 +178,6 @@ def down(cloud: Cloud) -> None:
             file.unlink()
             with contextlib.suppress(OSError):  # others have namespaces there
                 NAMESPACES.rmdir()
-        others = [
-            name for name in tables if name.startswith("localcloud_") and name != table(cloud)
-        ]
-        if FORWARD_BEFORE.exists() and not others:
-            FORWARD.write_text(FORWARD_BEFORE.read_text())
-            FORWARD_BEFORE.unlink()
+        others = {name for name in tables if name.startswith("localcloud_")} - {table(cloud)}
+        if not others:
+            _restore_sysctls()

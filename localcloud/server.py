@@ -14,7 +14,7 @@ from typing import Any
 # Before moto is imported: its hundreds of images of others are not here.
 os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
 
-from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
+from moto.core.models import DEFAULT_ACCOUNT_ID as ACCOUNT
 from moto.core.request import Request
 from moto.core.responses import BaseResponse
 from moto.ec2.models.amis import Ami
@@ -62,13 +62,14 @@ class Server:
         self.lock = threading.RLock()
         self.wake = threading.Event()
         self.terminated: dict[str, float] = {}  # instance id → when we saw it (monotonic)
+        self.parameters_text = ""  # as on disk
         self.images = Images(cloud)
         self.images.sweep(unfinished=True)
         self.machines = Machines(cloud, self.images, block, self.ended, self.wake.set)
-        ec2.install(ec2.Ground(self.images, block, self.freeze, self.machines.restart))
-        autoscaling.install()
-        self.ec2: ec2.Backend = ec2.ec2_backends[ACCOUNT][REGION]  # type: ignore[assignment]
-        self.groups: autoscaling.Backend = autoscaling.autoscaling_backends[ACCOUNT][REGION]  # type: ignore[assignment]
+        machines = self.machines
+        ground = ec2.Ground(self.images, block, self.freeze, machines.restart, machines.sweep)
+        self.ec2 = ec2.install(ground, ACCOUNT, REGION)
+        self.groups = autoscaling.install(ACCOUNT, REGION)
         self.ssm = ssm_backends[ACCOUNT][REGION]
         for image in list(self.images.known.values()):
             self.ec2.register(image)
@@ -134,7 +135,6 @@ class Server:
         ]
 
     def load_parameters(self) -> None:
-        self.parameters_text = ""
         if self.cloud.parameters.exists():
             self.parameters_text = self.cloud.parameters.read_text()
         for parameter in json.loads(self.parameters_text or "[]"):
@@ -198,13 +198,22 @@ class Server:
                 for instance in list(reservation.instances):
                     if instance.state != "terminated":
                         specs[instance.id] = self.spec(instance)
-                    elif now - self.terminated.setdefault(instance.id, now) > FORGET_SECONDS:
+                        continue
+                    if instance.id not in self.machines.machines:
+                        self.release(instance)
+                    if now - self.terminated.setdefault(instance.id, now) > FORGET_SECONDS:
                         reservation.instances.remove(instance)
                         self.ec2.tags.pop(instance.id, None)
                         del self.terminated[instance.id]
                 if not reservation.instances:
                     del self.ec2.reservations[reservation_id]
         return specs
+
+    def release(self, instance: Instance) -> None:
+        """Give back the address; moto would, but only when it forgets the instance."""
+        for address in instance._private_ips:
+            self.ec2.get_subnet(instance.subnet_id or "").del_subnet_ip(address)
+        instance._private_ips = set()
 
     def spec(self, instance: Instance) -> Spec:
         return Spec(
