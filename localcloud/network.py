@@ -166,7 +166,8 @@ def _restore_sysctls() -> None:
 def down(cloud: Cloud) -> None:
     """Remove the cloud's network, whatever there is of it; the last cloud restores the sysctls."""
     with lock(RUN / "lock"):
-        if Path("/sys/class/net", cloud.link).exists():
+        links = json.loads(run("ip", "-json", "link", "show"))
+        if any(link["ifname"] == cloud.link for link in links):
             run("ip", "link", "delete", cloud.link)
         tables = run("nft", "list", "tables", "ip").split()
         if table(cloud) in tables:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -294,7 +295,16 @@ class QuietHandler(WSGIRequestHandler):
 
 
 def serve(address: str, port: int, application: Callable[..., Any]) -> None:
-    server = make_server(address, port, application, threaded=True, request_handler=QuietHandler)
+    # Bound here: when the server binds by itself, it first asks the DNS for the address's name.
+    listener = socket.create_server((address, port), backlog=128)
+    server = make_server(
+        address,
+        port,
+        application,
+        threaded=True,
+        request_handler=QuietHandler,
+        fd=listener.detach(),
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 

@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def host(cloud: LocalCloud) -> dict[str, set[str]]:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            if int(entry.name) != os.getpid() and "localcloud" in words + str(cloud.state):
+            if words and int(entry.name) != os.getpid():  # a zombie, for init to reap, has none
                 processes.add(f"{entry.name} {words}")
     sysctls = ["net.ipv4.conf.all.forwarding", "net.ipv4.conf.default.forwarding", *SYSCTLS]
     return {
@@ -47,55 +46,53 @@ def host(cloud: LocalCloud) -> dict[str, set[str]]:
     }
 
 
-def start_machines(cloud: LocalCloud) -> None:
-    """Bring it up and use it, until it is killed."""
-    with contextlib.suppress(Exception):  # the API goes away in the middle: that is the point
-        cloud.up()
-        for _ in range(3):
-            cloud.start()
+def use(cloud: LocalCloud) -> None:
+    """Bring it up and have machines come and go, until killed."""
+    cloud.up()
+    while True:
+        names = [cloud.start()["InstanceId"] for _ in range(3)]
+        time.sleep(1.5)
+        cloud.ec2.terminate_instances(InstanceIds=names)
 
 
-def kill(cloud: LocalCloud, victims: str) -> None:
-    for pid in cloud.cloud.processes():
+def kill(cloud: LocalCloud, user: subprocess.Popen[bytes], victims: str) -> None:
+    """Kill `up` and who runs it; of the cloud nothing more, its daemon, or all."""
+    user.kill()
+    user.wait()
+    own = cloud.cloud.processes() if victims != "up" else []
+    for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if victims == "all" or b"daemon" in words:
-                os.kill(pid, signal.SIGKILL)
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            its = int(entry.name) in own and (victims == "all" or b"daemon" in words)
+            if its or words[-2:] == [b"up", b""]:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def main() -> int:
-    state, seed, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    state, seed, rounds = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    cloud = LocalCloud(state)
+    if seed == "use":
+        use(cloud)
     print("seed", seed)
     chance = random.Random(seed)
-    cloud = LocalCloud(state)
     before = host(cloud)
-    for number in range(rounds):
-        seconds, victims = chance.uniform(0.1, 4.5), chance.choice(["up", "daemon", "all"])
-        user = threading.Thread(target=start_machines, args=[cloud])
-        user.start()
+    for number in range(int(rounds)):
+        seconds, victims = chance.uniform(0.5, 7), chance.choice(["up", "daemon", "all"])
+        user = subprocess.Popen([sys.executable, __file__, str(state), "use", ""])
         time.sleep(seconds)
-        for entry in Path("/proc").glob("[0-9]*"):  # `up` itself, where it still runs
-            with contextlib.suppress(OSError):
-                if (entry / "cmdline").read_bytes().endswith(b"\0up\0"):
-                    os.kill(int(entry.name), signal.SIGKILL)
-        if victims != "up":
-            kill(cloud, victims)
+        there = {what: len(now - before[what]) for what, now in host(cloud).items()}
+        kill(cloud, user, victims)
         began = time.monotonic()
         cloud.down()
-        took = time.monotonic() - began
-        user.join()
-        cloud.down()  # what the user's last calls may have started
-        left = {what: now - before[what] for what, now in host(cloud).items()}
-        gone = {what: before[what] - now for what, now in host(cloud).items()}
-        differences = {
-            f"{how} {what}": change
-            for how, changes in (("left", left), ("gone", gone))
-            for what, change in changes.items()
-            if change
-        }
-        print(f"round {number}: killed {victims} after {seconds:.2f} s, down in {took:.1f} s")
-        if differences:
-            print(differences)
+        print(
+            f"round {number}: after {seconds:.2f} s there were {there};",
+            f"killed {victims}, down in {time.monotonic() - began:.1f} s",
+        )
+        after = host(cloud)
+        left = {what: after[what] - before[what] for what in after if after[what] - before[what]}
+        gone = {what: before[what] - after[what] for what in after if before[what] - after[what]}
+        if left or gone:
+            print("left:", left, "gone:", gone)
             return 1
     return 0
 

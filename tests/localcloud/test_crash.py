@@ -23,7 +23,7 @@ def test_nothing_is_left_after_a_kill_at_a_random_moment(new_state: Callable[[st
     for directory in ("/run/localcloud", "/run/netns"):
         Path(directory).mkdir(exist_ok=True)
     program = Path(__file__).with_name("crash.py")
-    shell = f'{prepare}; ip link set lo up; exec "$@"'
+    shell = f'{prepare}; ip link set lo up; sysctl -qw net.ipv4.ip_forward=0; exec "$@"'
     command = [*unshare, "sh", "-c", shell, "crash", sys.executable, str(program)]
     done = subprocess.run(
         [*command, str(state), str(SEED), str(ROUNDS)],
