@@ -3,7 +3,6 @@
 import argparse
 import configparser
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from localcloud.cloud import (
     Cloud,
     CloudError,
     remove_tree,
-    run,
     tail,
     unmount_below,
     write,
@@ -29,7 +27,6 @@ from localcloud.cloud import (
 from localcloud.images import Images
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-NSPAWN = Path("/run/systemd/nspawn")
 START_SECONDS = 60  # for the daemon to answer, on a busy machine
 AWS_CONFIG = """\
 [default]
@@ -61,13 +58,13 @@ def ask(cloud: Cloud) -> dict[str, Any] | None:
 
 def up(cloud: Cloud) -> None:
     """Bring the cloud up; nothing to do when it is."""
+    began = time.monotonic()
+    if not ask(cloud) and (problems := preflight.check(cloud)):
+        raise CloudError(preflight.message(problems))
     with cloud.lock():
         if report := ask(cloud):
             say(f"already up: {report['endpoint_url']}")
             return
-        if problems := preflight.check(cloud):
-            raise CloudError(preflight.message(problems))
-        began = time.monotonic()
         clean(cloud)
         try:
             images = Images(cloud)
@@ -90,7 +87,7 @@ def start_daemon(cloud: Cloud, block: IPv4Network) -> None:
     """
     namespaces = ["nsenter", f"--net={network.namespace(cloud)}"]
     namespaces += ["unshare", "--mount", "--propagation", "slave"]
-    daemon = [sys.executable, "-m", "localcloud", "--state", str(cloud.state), "daemon", str(block)]
+    daemon = [sys.executable, "-m", "localcloud.server", str(cloud.state), str(block)]
     with cloud.log.open("ab") as log:
         process = subprocess.Popen(
             [*namespaces, *daemon],
@@ -102,7 +99,7 @@ def start_daemon(cloud: Cloud, block: IPv4Network) -> None:
             start_new_session=True,
         )
     endpoint = f"http://{network.bridge_address(block)}:{API_PORT}"
-    write(cloud.aws_config, AWS_CONFIG.format(endpoint=endpoint, region=REGION), 0o600)
+    write(cloud.aws_config, AWS_CONFIG.format(endpoint=endpoint, region=REGION))
     deadline = time.monotonic() + START_SECONDS
     while not (report := ask(cloud)):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -124,6 +121,11 @@ def clean(cloud: Cloud) -> None:
 def down(cloud: Cloud, purge: bool) -> None:
     """Take the cloud down; with `purge` forget its images and parameters as well."""
     began = time.monotonic()
+    if not cloud.state.exists():
+        say(f"nothing to take down: {cloud.state} is not there")
+        return
+    if problems := preflight.root():
+        raise CloudError(preflight.message(problems))
     with cloud.lock():
         clean(cloud)
         if purge:
@@ -148,17 +150,6 @@ def status(cloud: Cloud, as_json: bool) -> int:
     return 0 if report["state"] == "up" else 3
 
 
-def daemon(cloud: Cloud, block: IPv4Network) -> None:
-    from localcloud.server import Server  # moto: slow to import, and only needed here
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    # In this mount namespace only: systemd-nspawn leaves a directory behind for every machine.
-    NSPAWN.mkdir(parents=True, exist_ok=True)
-    run("mount", "-t", "tmpfs", "tmpfs", NSPAWN)
-    Server(cloud, block).serve()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="localcloud", description="A small AWS on this machine.")
     parser.add_argument(
@@ -173,7 +164,6 @@ def main() -> int:
     down_parser.add_argument("--purge", action="store_true", help="keep nothing")
     status_parser = commands.add_parser("status", help="show images and machines; 3 = it is down")
     status_parser.add_argument("--json", action="store_true", help="for programs")
-    commands.add_parser("daemon").add_argument("block", type=IPv4Network)
     arguments = parser.parse_args()
     cloud = Cloud(arguments.state.resolve())
     try:
@@ -184,8 +174,6 @@ def main() -> int:
                 down(cloud, arguments.purge)
             case "status":
                 return status(cloud, arguments.json)
-            case "daemon":
-                daemon(cloud, arguments.block)
     except CloudError as error:
         print(error, file=sys.stderr)
         return 1

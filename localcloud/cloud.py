@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +25,16 @@ class CloudError(Exception):
     """Something that the user can mend; the message says what failed and what to do."""
 
 
-def run(
-    *command: str | Path, input: str | None = None, env: Mapping[str, str] | None = None
-) -> str:
+def run(*command: str | Path, input: str | None = None) -> str:
     """Run a command and return its output.
 
     Raises CloudError with the command and what it said, when it fails.
     """
     words = [str(word) for word in command]
-    done = subprocess.run(words, input=input, env=env, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(words, input=input, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise CloudError(f"{words[0]} is missing; `localcloud up` tells what to do") from error
     if done.returncode:
         said = (done.stderr or done.stdout).strip()
         raise CloudError(f"`{' '.join(words)}` failed ({done.returncode}): {said}")

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 
-from localcloud.cloud import Cloud, CloudError, remove_tree, run, write
+from localcloud.cloud import Cloud, CloudError, remove_tree, run, tail, write
 
 SUITE = "bookworm"
 BASE_NAME = "debian-12"
@@ -133,7 +134,7 @@ def build_base(cloud: Cloud, target: Path, files: dict[str, str]) -> None:
             "--variant=minbase",
             f"--include={PACKAGES}",
             *([f"--aptopt={apt_settings}"] if apt_settings.exists() else []),
-            f"--customize-hook={CUSTOMIZE} \"$1\" '{extra}'",
+            f'--customize-hook=sh {quote(str(CUSTOMIZE))} "$1" {quote(str(extra))}',
             SUITE,
             str(target),
             *mirrors(),
@@ -148,10 +149,8 @@ def build_base(cloud: Cloud, target: Path, files: dict[str, str]) -> None:
                 check=False,
             )
         if done.returncode:
-            raise CloudError(
-                f"mmdebstrap failed, its output is in {log}; the last of it:\n"
-                + "\n".join(log.read_text(errors="replace").splitlines()[-8:])
-            )
+            raise CloudError(f"mmdebstrap failed; the end of {log}:
+{tail(log)}")
     finally:
         remove_tree(extra)
 

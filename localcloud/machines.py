@@ -69,7 +69,6 @@ class Spec:
 class Freeze:
     """An order to make an image of a machine."""
 
-    image_id: str
     reboot: bool
     done: Callable[[list[str], str], None]  # layers (the top one first), or [] and the reason
 
@@ -122,7 +121,7 @@ class Machines:
         self.orders: dict[str, list[Freeze]] = {}
         self.reboots: set[str] = set()
         self.lock = threading.Lock()
-        self.pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="machine")
+        self.pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="machine")
 
     def freeze(self, instance_id: str, order: Freeze) -> None:
         """Make an image of the instance's machine, as soon as it is there."""
@@ -196,19 +195,27 @@ class Machines:
                 f"address {address} is not one for instances in {self.block}: "
                 "use a subnet in a VPC of this block (SSM parameter /localcloud/vpc_cidr)"
             )
-        fresh = not machine.upper.exists()
-        if fresh:
-            with self.images.lock:
-                image = self.images.known.get(spec.image_id)
-                if image is None:
-                    raise CloudError(f"image {spec.image_id} has no file system here")
-                machine.layers = list(image.layers)
-            for directory in (machine.root, machine.upper, machine.directory / "work"):
-                directory.mkdir(parents=True)
-        self._mount(machine)
-        if fresh:
-            prepare(machine.root, spec, self.block)
+        if machine.upper.exists():
+            self._mount(machine)
+        else:
+            try:
+                self._make(machine)
+            except BaseException:  # no half-made disk for the next start
+                self._halt(machine, 0)
+                remove_tree(machine.directory)
+                raise
         self._boot(machine)
+
+    def _make(self, machine: Machine) -> None:
+        with self.images.lock:
+            image = self.images.known.get(machine.spec.image_id)
+            if image is None:
+                raise CloudError(f"image {machine.spec.image_id} has no file system here")
+            machine.layers = list(image.layers)
+        for directory in (machine.root, machine.upper, machine.directory / "work"):
+            directory.mkdir(parents=True)
+        self._mount(machine)
+        prepare(machine.root, machine.spec, self.block)
 
     def _mount(self, machine: Machine) -> None:
         lower = ":".join(str(path) for path in self.images.paths(machine.layers))
@@ -270,37 +277,37 @@ class Machines:
             self.ended(machine.spec.instance_id)
 
     def _freeze(self, machine: Machine) -> None:
-        """Make the machine's changes a layer of their own.
+        """Make an image of the machine.
 
         With a reboot, as AWS does by default: the machine is shut down, its upper directory
-        becomes the layer, and the machine goes on above it with an empty one. Without: a copy
-        while it runs, as consistent as after a power cut.
+        becomes a layer, and the machine goes on above it with an empty one. Without: the layer is
+        a copy, taken while it runs, as consistent as after a power cut.
         """
         order = machine.freezes.pop(0)
-        was_running = machine.state == "running"
-        try:
-            if machine.state == "failed":
-                raise CloudError(f"the machine failed: {machine.reason}")
-            if was_running and not order.reboot:
-                run("sync", "--file-system", machine.root)
-                layer = self.images.add_layer(
-                    lambda path: run("cp", "--archive", "--reflink=auto", machine.upper, path)
-                )
-                order.done([layer, *machine.layers], "")
-                return
+        restart = machine.state == "running" and order.reboot
+        if restart:
             self._halt(machine, FREEZE_GRACE_SECONDS)
             machine.state = "stopped"
-            with self.images.lock:
-                layer = self.images.add_layer(machine.upper.rename)
-                machine.layers = [layer, *machine.layers]
-            machine.upper.mkdir()
-            order.done(machine.layers, "")
-        except Exception as error:
-            order.done([], str(error))
-            raise
-        if was_running:
+        try:
+            layers = self._copy(machine) if machine.process else self._move(machine)
+        except (CloudError, OSError) as error:
+            order.done([], machine.reason or str(error))
+        else:
+            order.done(layers, "")
+        if restart:
             self._mount(machine)
             self._boot(machine)
+
+    def _copy(self, machine: Machine) -> list[str]:
+        run("sync", "--file-system", machine.root)
+        copy = ("cp", "--archive", "--reflink=auto", machine.upper)
+        return [self.images.add_layer(lambda path: run(*copy, path)), *machine.layers]
+
+    def _move(self, machine: Machine) -> list[str]:
+        with self.images.lock:
+            machine.layers = [self.images.add_layer(machine.upper.rename), *machine.layers]
+        machine.upper.mkdir()
+        return machine.layers
 
     def sweep(self) -> None:
         """Remove the layers that neither an image nor a machine needs."""

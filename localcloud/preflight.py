@@ -60,22 +60,27 @@ def short(what: str, available: int, needed_gib: int, mend: str) -> list[Problem
 
 def check(cloud: Cloud) -> list[Problem]:
     """Return everything that keeps the cloud from running here."""
-    if os.geteuid() != 0:
-        return [Problem("root is needed: machines, mounts and links are made", "sudo ./fleet up")]
-    problems = []
+    if problems := root():
+        return problems
     if not Path("/etc/debian_version").exists():
         problems.append(Problem("this is not a Debian-like Linux", "use a Debian 12 machine"))
     problems += missing_commands(command for command in PACKAGES if shutil.which(command))
     if not KEYRING.exists():
         mend = "apt-get install debian-archive-keyring"
         problems.append(Problem("the keys of Debian's archive are missing", mend))
-    state = cloud.state.parent
+    state = next(path for path in [cloud.state, *cloud.state.parents] if path.exists())
     free = shutil.disk_usage(state).free
     problems += short(f"disk below {state}", free, DISK_GIB, "free some space there")
     problems += short("memory", memory_available(), MEMORY_GIB, "end other programs, or add memory")
     if not problems:  # these need the commands
         problems += overlay(state) + block(cloud)
     return problems
+
+
+def root() -> list[Problem]:
+    if os.geteuid() == 0:
+        return []
+    return [Problem("root is needed, for machines, mounts and links", "sudo, before the command")]
 
 
 def memory_available() -> int:

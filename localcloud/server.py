@@ -2,14 +2,17 @@
 API's instances and the machines. It runs inside the cloud's network namespace."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 # Before moto is imported: its hundreds of images of others are not here.
@@ -29,7 +32,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
 from localcloud import autoscaling, ec2, network
-from localcloud.cloud import API_PORT, REGION, Cloud, write
+from localcloud.cloud import API_PORT, REGION, Cloud, run, write
 from localcloud.images import Image, Images
 from localcloud.machines import Freeze, Machines, Spec
 from localcloud.metadata import Identity, Metadata
@@ -43,6 +46,7 @@ SERVICES: dict[str, type[BaseResponse]] = {
     "ssm": SimpleSystemManagerResponse,
     "sts": TokenResponse,
 }
+NSPAWN = Path("/run/systemd/nspawn")
 STATUS_PATH = "/localcloud/status"
 CIDR_PARAMETER = "/localcloud/vpc_cidr"
 FORGET_SECONDS = 600  # after its end an instance is described for so long; AWS: about an hour
@@ -68,7 +72,8 @@ class Server:
         self.images.sweep(unfinished=True)
         self.machines = Machines(cloud, self.images, block, self.ended, self.wake.set)
         machines = self.machines
-        ground = ec2.Ground(self.images, block, self.freeze, machines.restart, machines.sweep)
+        sweep = functools.partial(machines.pool.submit, machines.sweep)
+        ground = ec2.Ground(self.images, block, self.freeze, machines.restart, sweep)
         self.ec2 = ec2.install(ground, ACCOUNT, REGION)
         self.groups = autoscaling.install(ACCOUNT, REGION)
         self.ssm = ssm_backends[ACCOUNT][REGION]
@@ -172,7 +177,7 @@ class Server:
                 ami.creation_date = image.created_at
                 ami.state = "available"
 
-        self.machines.freeze(instance_id, Freeze(ami.id, reboot, done))
+        self.machines.freeze(instance_id, Freeze(reboot, done))
 
     # ---- instances
 
@@ -284,7 +289,20 @@ class Server:
         while True:
             self.wake.wait(ROUND_SECONDS)
             self.wake.clear()
-            self.machines.reconcile(self.wanted())
+            try:
+                self.machines.reconcile(self.wanted())
+            except Exception:  # one bad round must not be the last
+                log.exception("the round failed")
+
+
+def main() -> None:
+    """Run the daemon: python -m localcloud.server STATE BLOCK."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    # In this mount namespace only: systemd-nspawn leaves a directory behind for every machine.
+    NSPAWN.mkdir(parents=True, exist_ok=True)
+    run("mount", "-t", "tmpfs", "tmpfs", NSPAWN)
+    Server(Cloud(Path(sys.argv[1])), IPv4Network(sys.argv[2])).serve()
 
 
 class QuietHandler(WSGIRequestHandler):
@@ -317,3 +335,7 @@ def service_of(authorization: str) -> str:
 
 def endpoint(block: IPv4Network) -> str:
     return f"http://{network.bridge_address(block)}:{API_PORT}"
+
+
+if __name__ == "__main__":
+    main()

@@ -63,7 +63,7 @@ def kill(cloud: LocalCloud, user: subprocess.Popen[bytes], victims: str) -> None
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            its = int(entry.name) in own and (victims == "all" or b"daemon" in words)
+            its = int(entry.name) in own and (victims == "all" or b"localcloud.server" in words)
             if its or words[-2:] == [b"up", b""]:
                 os.kill(int(entry.name), signal.SIGKILL)
 

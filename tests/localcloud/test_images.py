@@ -96,4 +96,14 @@ def test_an_image_of_an_instance_that_is_terminated_at_once_is_made(cloud: Local
     cloud.ec2.deregister_image(ImageId=created)
 
 
+def test_an_image_of_a_machine_that_never_was_fails(cloud: LocalCloud) -> None:
+    vpc = cloud.ec2.create_vpc(CidrBlock="10.1.0.0/24")["Vpc"]["VpcId"]
+    subnet = cloud.ec2.create_subnet(VpcId=vpc, CidrBlock="10.1.0.0/24")["Subnet"]["SubnetId"]
+    name = cloud.start(SubnetId=subnet)["InstanceId"]
+    created = cloud.ec2.create_image(InstanceId=name, Name="nothing")["ImageId"]
+    wait("the image", lambda: image(cloud, created)["State"] == "failed")
+    assert "use a subnet in a VPC of this block" in cloud.cloud.log.read_text()
+    assert not (cloud.cloud.images / f"{created}.json").exists()
+
+
 RUNNING = {"Name": "instance-state-name", "Values": ["running"]}
