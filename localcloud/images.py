@@ -149,8 +149,7 @@ def build_base(cloud: Cloud, target: Path, files: dict[str, str]) -> None:
                 check=False,
             )
         if done.returncode:
-            raise CloudError(f"mmdebstrap failed; the end of {log}:
-{tail(log)}")
+            raise CloudError(f"mmdebstrap failed; the end of {log}:\n{tail(log)}")
     finally:
         remove_tree(extra)
 
