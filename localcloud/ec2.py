@@ -7,13 +7,16 @@ from ipaddress import IPv4Network
 from typing import Any, ClassVar, cast
 
 from moto import settings
+from moto.core.responses import ActionResult
 from moto.core.types import Base64EncodedString
-from moto.ec2.exceptions import InvalidAMIIdError
-from moto.ec2.models import EC2Backend
+from moto.ec2.exceptions import InvalidAMIIdError, InvalidLaunchTemplateVersionNotFound
+from moto.ec2.models import EC2Backend, launch_templates
 from moto.ec2.models import ec2_backends as backends
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.instances import Instance, Reservation
+from moto.ec2.models.launch_templates import LaunchTemplate, LaunchTemplateVersion
 from moto.ec2.models.subnets import Subnet
+from moto.ec2.responses import EC2Response
 
 from localcloud import network
 from localcloud.images import Image, Images
@@ -31,6 +34,53 @@ class Ground:
     freeze: Callable[[str, Ami, bool], None]  # instance id, image, whether it may be rebooted
     reboot: Callable[[str], None]
     sweep: Callable[[], object]  # after an image went
+
+
+class Template(LaunchTemplate):
+    """A launch template whose versions can be deleted; a number is never given a second time."""
+
+    def create_version(self, data: dict[str, Any], description: str) -> LaunchTemplateVersion:
+        number = self.latest_version_number + 1 if self.versions else 1
+        self.versions.append(LaunchTemplateVersion(self, number, data, description))
+        return self.versions[-1]
+
+    def get_version(self, num: Any) -> LaunchTemplateVersion:
+        named = {"$default": self.default_version_number, "$latest": self.latest_version_number}
+        num = named.get(str(num).lower(), num)
+        for version in self.versions:
+            if str(version.number) == str(num):
+                return version
+        raise InvalidLaunchTemplateVersionNotFound(template_id=self.id, version=num)
+
+    def default_version(self) -> LaunchTemplateVersion:
+        return self.get_version(self.default_version_number)
+
+
+class Response(EC2Response):
+    def delete_launch_template_versions(self) -> ActionResult:
+        """Delete versions other than the default one."""
+        template_id = self._get_param("LaunchTemplateId")
+        template = self.ec2_backend.get_launch_template(template_id)
+        deleted, kept = [], []
+        for number in self._get_param("Versions", []):
+            answer: dict[str, Any] = {
+                "LaunchTemplateId": template.id,
+                "LaunchTemplateName": template.name,
+                "VersionNumber": int(number),
+            }
+            version = template.get_version(number)
+            if template.is_default(version):
+                error = {"Code": "launchTemplateVersionDoesNotExist", "Message": "the default one"}
+                kept.append({**answer, "ResponseError": error})
+            else:
+                template.versions.remove(version)
+                deleted.append(answer)
+        return ActionResult(
+            {
+                "SuccessfullyDeletedLaunchTemplateVersions": deleted,
+                "UnsuccessfullyDeletedLaunchTemplateVersions": kept,
+            }
+        )
 
 
 class Backend(EC2Backend):
@@ -129,6 +179,7 @@ class Backend(EC2Backend):
 def install(ground: Ground, account: str, region: str) -> Backend:
     """Put this backend in the place of moto's, before its first use."""
     Backend.ground = ground
+    vars(launch_templates).update(LaunchTemplate=Template)
     backends.backend = Backend
     settings.ENABLE_KEYPAIR_VALIDATION = True
     return cast(Backend, backends[account][region])

@@ -23,7 +23,6 @@ from moto.core.request import Request
 from moto.core.responses import BaseResponse
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.instances import Instance
-from moto.ec2.responses import EC2Response
 from moto.iam.responses import IamResponse
 from moto.ssm.models import ssm_backends
 from moto.ssm.responses import SimpleSystemManagerResponse
@@ -41,7 +40,7 @@ log = logging.getLogger(__name__)
 
 SERVICES: dict[str, type[BaseResponse]] = {
     "autoscaling": autoscaling.Response,
-    "ec2": EC2Response,
+    "ec2": ec2.Response,
     "iam": IamResponse,
     "ssm": SimpleSystemManagerResponse,
     "sts": TokenResponse,

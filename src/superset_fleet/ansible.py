@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def run_module(
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
         "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.json",
     }
-    command = ["ansible", hosts, "--module-name", module, "--args", json.dumps(arguments)]
+    ansible = Path(sys.executable).with_name("ansible")
+    command = [str(ansible), hosts, "--module-name", module, "--args", json.dumps(arguments)]
     command += ["--become"] if become else []
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     try:

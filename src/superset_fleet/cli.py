@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -58,15 +59,12 @@ def query(arguments: argparse.Namespace) -> None:
 
 def ssh(arguments: argparse.Namespace) -> None:
     """Replace this process by an ssh session on a machine of a group."""
-    names = [
-        "ansible_host",
-        "ansible_user",
-        "ansible_ssh_private_key_file",
-        "ansible_ssh_common_args",
-    ]
-    machine = variables(f"{arguments.group}[{arguments.number - 1}]", names)
-    host, user, key, options = next(iter(machine.values())).values()
-    os.execvp("ssh", ["ssh", "-i", key, *options.split(), f"{user}@{host}", *arguments.command])
+    host, user = "ansible_host", "ansible_user"
+    key, options = "ansible_ssh_private_key_file", "ansible_ssh_common_args"
+    found = variables(f"{arguments.group}[{arguments.number - 1}]", [host, user, key, options])
+    machine = next(iter(found.values()))
+    command = ["ssh", "-i", machine[key], *shlex.split(machine[options])]
+    os.execvp("ssh", [*command, f"{machine[user]}@{machine[host]}", *arguments.command])
 
 
 def parser() -> argparse.ArgumentParser:

@@ -91,6 +91,28 @@ def test_a_member_is_made_from_the_version_that_the_group_says(group: Group) -> 
     ec2.deregister_image(ImageId=image["ImageId"])
 
 
+def test_a_deleted_version_of_a_template_is_gone_and_its_number_is_not_given_again(
+    group: Group,
+) -> None:
+    ec2 = group.cloud.ec2
+
+    def make() -> int:
+        made = ec2.create_launch_template_version(
+            LaunchTemplateId=group.template, LaunchTemplateData=group.data
+        )
+        return int(made["LaunchTemplateVersion"]["VersionNumber"])
+
+    versions = [make(), make()]
+    ec2.delete_launch_template_versions(
+        LaunchTemplateId=group.template, Versions=[str(versions[0])]
+    )
+    told = ec2.describe_launch_template_versions(LaunchTemplateId=group.template)
+    numbers = [version["VersionNumber"] for version in told["LaunchTemplateVersions"]]
+    assert versions[0] not in numbers
+    assert versions[1] in numbers
+    assert make() == versions[1] + 1
+
+
 @pytest.mark.parametrize("way", ["terminated", "unhealthy"])
 def test_a_lost_member_is_replaced(group: Group, way: str) -> None:
     lost = group.members()[0]["InstanceId"]

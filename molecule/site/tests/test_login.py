@@ -70,7 +70,12 @@ def test_static_files_are_compressed_and_served_from_the_load_balancer_s_cache(
     page = stranger.get(f"{url}/login/", timeout=30)
     script = re.search(r'src="(/static/assets/[^"]+\.js)"', page.text)
     assert script
-    answers = [stranger.get(url + script[1], timeout=30) for _ in range(2)]
+    gzip, plain = {"Accept-Encoding": "gzip"}, {"Accept-Encoding": None}
+    answers = [stranger.get(url + script[1], headers=gzip, timeout=30) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].headers["Content-Encoding"] == "gzip"
     assert "Age" in answers[1].headers
-    assert answers[0].headers.get("Content-Encoding") == "gzip"
+    # Who cannot read that gets the same text as it is.
+    unread = stranger.get(url + script[1], headers=plain, timeout=30)
+    assert "Content-Encoding" not in unread.headers
+    assert unread.text == answers[0].text
