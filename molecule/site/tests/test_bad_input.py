@@ -111,6 +111,23 @@ def test_a_password_that_redis_refuses_is_named(play: Play) -> None:
     assert "password" in output
 
 
+def test_an_extra_package_without_a_version_is_refused(play: Play) -> None:
+    wanted = '{"superset_extra_packages": ["authlib"]}'
+    output = refused(play, "--extra-vars", wanted, playbook="superset")
+    assert "exact versions" in output
+    assert "authlib" in output
+
+
+def test_overrides_that_break_superset_are_refused_before_a_service_meets_them(
+    play: Play, tmp_path: Path
+) -> None:
+    overrides = tmp_path / "overrides.py"
+    overrides.write_text("from no_such_library import nothing\n")
+    done = play("superset", "--extra-vars", f"superset_config_overrides={overrides}")
+    assert done.returncode != 0
+    assert "no_such_library" in done.stdout
+
+
 def test_a_disk_without_room_is_refused(play: Play) -> None:
     output = refused(play, "--extra-vars", '{"common_free_disk_mb": 10000000}')
     assert "10000000 MB" in output
