@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .ansible import AnsibleFailed, run_module, variables
+from .ansible import AnsibleFailed, run_module, template, variables
 
 
 def facts(*names: str) -> dict[str, Any]:
@@ -59,12 +59,16 @@ def query(arguments: argparse.Namespace) -> None:
 
 def ssh(arguments: argparse.Namespace) -> None:
     """Replace this process by an ssh session on a machine of a group."""
-    host, user = "ansible_host", "ansible_user"
-    key, options = "ansible_ssh_private_key_file", "ansible_ssh_common_args"
-    found = variables(f"{arguments.group}[{arguments.number - 1}]", [host, user, key, options])
-    machine = next(iter(found.values()))
-    command = ["ssh", "-i", machine[key], *shlex.split(machine[options])]
-    os.execvp("ssh", [*command, f"{machine[user]}@{machine[host]}", *arguments.command])
+    names = ["ansible_host", "ansible_user", "ansible_ssh_private_key_file"]
+    names.append("ansible_ssh_common_args")
+    # What an inventory leaves out is ssh's own business.
+    given = ", ".join(f"'{name}': {name} | default('')" for name in names)
+    machine = template(f"{arguments.group}[{arguments.number - 1}]", f"{{{given}}}")
+    address, user, key, options = (next(iter(machine.values()))[name] for name in names)
+    command = ["ssh", *shlex.split(options)]
+    command += ["-i", key] if key else []
+    command += ["-l", user] if user else []
+    os.execvp("ssh", [*command, address, *arguments.command])
 
 
 def parser() -> argparse.ArgumentParser:

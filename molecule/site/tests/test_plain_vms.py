@@ -57,7 +57,11 @@ def inventory(machines: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     ]
     variables = {f"vault_{name}": secrets.token_hex(24) for name in names}
     variables |= {"vault_haproxy_certificate": "", "vault_haproxy_ca_certificate": ""}
-    variables["ansible_ssh_private_key_file"] = str(ROOT / ".localcloud/id_ed25519")
+    variables |= {
+        "ansible_user": "admin",
+        "ansible_ssh_private_key_file": str(ROOT / ".localcloud/id_ed25519"),
+        "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+    }
     path = tmp_path_factory.mktemp("inventory") / "static.yml"
     path.touch(mode=0o600)
     path.write_text(
