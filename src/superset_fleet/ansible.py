@@ -29,7 +29,6 @@ def run_module(
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true",
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-        "ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.json",
     }
     ansible = Path(sys.executable).with_name("ansible")
     command = [str(ansible), hosts, "--module-name", module, "--args", json.dumps(arguments)]
