@@ -16,8 +16,9 @@ description:
   - The other groups are C(asg_<name>) (all members), C(in_service), C(pending), C(terminating)
     and C(standby) (lifecycle), C(unhealthy), C(zone_<zone>), and C(cloud) with its child, the
     name of the environment, for the variables that all machines of a cloud share.
-  - The group C(all) gets the variables C(fleet_environment), C(fleet_name), C(fleet_region)
-    and, with O(config_file), C(fleet_aws_config_file).
+  - The group C(all) gets the variables C(fleet_environment), C(fleet_name), C(fleet_region),
+    with O(config_file) C(fleet_aws_config_file), and with O(private_key_file)
+    C(ansible_ssh_private_key_file).
   - The address of an instance never changes, so it is asked for once and kept. When all
     members are known, a run makes two API calls.
   - What cannot be read ends the run. There is never a silently shorter inventory.
@@ -63,6 +64,11 @@ options:
       - AWS configuration file, relative to the inventory source. Credentials and endpoint
         then come from this file alone.
     type: str
+  private_key_file:
+    description:
+      - Private key of the fleet's key pair, relative to the inventory source. It becomes
+        C(ansible_ssh_private_key_file).
+    type: str
   endpoint_url:
     description: Where the API is, when it is not at AWS.
     type: str
@@ -99,6 +105,7 @@ plugin: asg
 environment: local
 regions: [us-east-1]
 config_file: ../.localcloud/aws.ini
+private_key_file: ../.localcloud/id_ed25519
 cache_path: ../.localcloud/inventory
 """
 
@@ -110,6 +117,7 @@ from typing import TYPE_CHECKING, Any
 from ansible import constants as C
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
+from ansible.template import trust_as_template
 
 if TYPE_CHECKING:
     from superset_fleet.discovery import Answer, Instance
@@ -225,15 +233,23 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         for group in sorted(groups):
             inventory.add_group(group)
         inventory.add_child("cloud", environment)
-        inventory.set_variable("all", "fleet_environment", environment)
-        inventory.set_variable("all", "fleet_name", self.get_option("fleet"))
-        inventory.set_variable("all", "fleet_region", answers[0].region)
+
+        def give(entity: str, name: str, value: str) -> None:
+            # These are addresses, zones, states and our own options, no text of strangers.
+            # Untrusted strings are dictionaries in `ansible-inventory --list`, which others read.
+            inventory.set_variable(entity, name, trust_as_template(value))
+
+        give("all", "fleet_environment", environment)
+        give("all", "fleet_name", self.get_option("fleet"))
+        give("all", "fleet_region", answers[0].region)
         if config_file := self.path("config_file", path):
-            inventory.set_variable("all", "fleet_aws_config_file", str(config_file))
+            give("all", "fleet_aws_config_file", str(config_file))
+        if private_key_file := self.path("private_key_file", path):
+            give("all", "ansible_ssh_private_key_file", str(private_key_file))
         for answer in answers:
             for instance in answer.instances:
                 inventory.add_host(instance.id, group=environment)
                 for group in groups_of(instance):
                     inventory.add_child(group, instance.id)
                 for name, value in variables_of(instance).items():
-                    inventory.set_variable(instance.id, name, value)
+                    give(instance.id, name, value)
