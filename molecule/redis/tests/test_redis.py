@@ -54,6 +54,7 @@ def test_strangers_are_refused(connect, instance):
 
 def test_coordination_refuses_writes_at_its_ceiling_and_loses_nothing(connect, fill):
     client = connect("coordination")
+    client.delete("probe")
     client.lpush("probe", "a queued query")
     evicted = client.info("stats")["evicted_keys"]
     with pytest.raises(redis.OutOfMemoryError):
