@@ -381,7 +381,7 @@ def test_hosts_groups_and_variables(aws: Aws, source: Source, tmp_path: Path) ->
     assert variables["fleet_environment"] == "local"
     assert variables["fleet_name"] == "superset"
     assert variables["fleet_region"] == "us-east-1"
-    assert variables["fleet_aws_config_file"] == {"__ansible_unsafe": str(tmp_path / "aws.ini")}
+    assert variables["fleet_aws_config_file"] == str(tmp_path / "aws.ini")
 
 
 def test_a_terminating_instance_leaves_the_group_of_its_role(aws: Aws, source: Source) -> None:
