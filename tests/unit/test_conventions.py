@@ -57,7 +57,9 @@ def test_every_scenario_is_named_after_a_playbook(scenario: str) -> None:
     assert own_converge.is_file() or (ROOT / "playbooks" / f"{scenario}.yml").is_file()
 
 
-@pytest.mark.parametrize("tests", sorted((ROOT / "molecule").glob("*/tests")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "tests", sorted((ROOT / "molecule").glob("*/tests")), ids=lambda path: path.parent.name
+)
 def test_every_scenario_s_tests_are_run(tests: Path) -> None:
     assert tests.parent.name in SCENARIOS
 
