@@ -1,0 +1,303 @@
+"""What is known of workers and jobs: in the Redis instance `coordination`, by that Redis' clock.
+
+A *worker* is one life of a Celery worker's main process, `worker@host#1a2b3c4d`. A *job* is a
+query or a request for a chart's data on its way: `query:17` by the id of its row, `chart:<uuid>`
+by the id that Superset gave it. Nothing here needs Superset, Celery or a synchronised clock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+BEAT_SECONDS = 1.0  # between two heartbeats of a worker
+# A worker that is silent for so long takes no work. A beat may be late by some seconds on a
+# machine whose processors are all taken; more than that and a query waits too long for help.
+SILENT_SECONDS = 6.0
+# So soon after Redis' own start nobody is called silent: its workers come back one by one.
+REDIS_START_SECONDS = 10
+FORGET_SECONDS = 3600  # what dead workers leave is shown to operators for so long
+FINISHED_SECONDS = 7200  # a chart's message may be delivered once more for so long
+
+PREFIX = "guard:"
+WORKERS, JOBS, MESSAGES, RUNS, NOTICED, DECISIONS = (
+    PREFIX + name for name in ("workers", "jobs", "messages", "runs", "noticed", "decisions")
+)
+
+NOW = "local time = redis.call('TIME'); local now = time[1] + time[2] / 1e6\n"
+# KEYS: workers, worker's own, then queue and last sight of each queue. ARGV: worker, JSON, seconds
+BEAT = (
+    NOW
+    + """
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+for i = 3, #KEYS, 2 do
+  redis.call('ZADD', KEYS[i], now, ARGV[1])
+  redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now - ARGV[3])
+  redis.call('SET', KEYS[i + 1], string.format('%.3f', now))
+end
+"""
+)
+# KEYS: queue, last sight, jobs, messages. ARGV: silent, Redis' start, job, record, message
+ADMIT = (
+    NOW
+    + """
+if redis.call('ZCOUNT', KEYS[1], now - ARGV[1], '+inf') == 0 then
+  local up = string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
+  if tonumber(up) > tonumber(ARGV[2]) then
+    local seen = redis.call('GET', KEYS[2])
+    return {0, seen and string.format('%.3f', now - seen) or ''}
+  end
+end
+if ARGV[3] ~= '' then
+  local record = string.format('{"at":%.3f,', now) .. string.sub(ARGV[4], 2)
+  redis.call('HSET', KEYS[3], ARGV[3], record)
+  redis.call('HSET', KEYS[4], ARGV[3], ARGV[5])
+end
+return {1, ''}
+"""
+)
+# KEYS: queue, last sight. ARGV: silent -> consumers, seconds since there was one
+QUEUE = (
+    NOW
+    + """
+local seen = redis.call('GET', KEYS[2])
+return {redis.call('ZCOUNT', KEYS[1], now - ARGV[1], '+inf'),
+        seen and string.format('%.3f', now - seen) or ''}
+"""
+)
+# KEYS: runs. ARGV: job, record, the record that may be replaced ('' for none) -> taken?
+TAKE = (
+    NOW
+    + """
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('{"at":%.3f,', now) .. string.sub(ARGV[2], 2))
+return 1
+"""
+)
+# KEYS: jobs, messages, runs, mark, the channel's stream, everybody's stream.
+# ARGV: job, owner's token ('' for whoever), event, seconds, lengths of the streams -> written?
+FINISH = """
+if redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
+local run = redis.call('HGET', KEYS[3], ARGV[1])
+if ARGV[2] ~= '' and run and cjson.decode(run).token ~= ARGV[2] then return 0 end
+redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[5], '*', 'data', ARGV[3])
+redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[6], '*', 'data', ARGV[3])
+redis.call('SET', KEYS[4], 1, 'EX', ARGV[4])
+for i = 1, 3 do redis.call('HDEL', KEYS[i], ARGV[1]) end
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a worker says of itself with each beat."""
+
+    host: str
+    pid: int
+    queues: list[str]
+    slots: int  # processes that run tasks
+    active: list[str] = field(default_factory=list)  # jobs that run
+    reserved: list[str] = field(default_factory=list)  # jobs that are taken and do not run yet
+    tasks: int = 0  # tasks that run, jobs or not
+    draining: bool = False
+    since: float = 0.0  # when it began, seconds since 1970
+    last_beat: float = 0.0  # by Redis; not part of what is sent
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the publisher wrote down of a job before it was sent."""
+
+    task: str
+    task_id: str
+    queue: str
+    attempt: int = 1
+    at: float = 0.0  # by Redis
+
+
+@dataclass(frozen=True)
+class Run:
+    """Who runs a job."""
+
+    worker: str
+    token: str  # of this run alone; of a query the row's start_running_time
+    read_only: bool
+    at: float = 0.0  # by Redis
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue's consumers, and seconds since there was one (None: there never was)."""
+
+    workers: int
+    silent_seconds: float | None
+
+
+def record(value: Any) -> str:
+    """Return the JSON that stands in Redis; times are added there."""
+    stored = asdict(value)
+    stored.pop("at", None)
+    stored.pop("last_beat", None)
+    return json.dumps(stored)
+
+
+def read(kind: type[Any], text: str | bytes) -> Any:
+    """Return the object of a record; keys of a newer release are left out."""
+    known = {each.name for each in fields(kind)}
+    return kind(**{key: value for key, value in json.loads(text).items() if key in known})
+
+
+class Registry:
+    """The state in Redis. Every method raises redis.RedisError when Redis cannot be asked."""
+
+    def __init__(self, url: str, timeout_seconds: float = 0.5) -> None:
+        self.redis: Any = redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            # Once more, at once, for a connection that a restart of Redis has closed.
+            retry=Retry(NoBackoff(), 1),
+            health_check_interval=30,
+        )
+        self._scripts = {
+            text: self.redis.register_script(text) for text in (BEAT, ADMIT, QUEUE, TAKE, FINISH)
+        }
+
+    # -- Workers ----------------------------------------------------------------------------------
+    def beat(self, name: str, worker: Worker) -> None:
+        """Say that a worker lives and, unless it drains, takes from its queues."""
+        keys = [WORKERS, f"{PREFIX}worker:{name}"]
+        for queue in [] if worker.draining else worker.queues:
+            keys += [f"{PREFIX}queue:{queue}", f"{PREFIX}seen:{queue}"]
+        self._scripts[BEAT](keys=keys, args=[name, record(worker), FORGET_SECONDS])
+
+    def withdraw(self, name: str, queues: Iterable[str]) -> None:
+        """Say that a worker takes no more work; what it runs goes on."""
+        for queue in queues:
+            self.redis.zrem(f"{PREFIX}queue:{queue}", name)
+
+    def leave(self, name: str, queues: Iterable[str]) -> None:
+        """Say that a worker has ended."""
+        self.withdraw(name, queues)
+        self.redis.zrem(WORKERS, name)
+        self.redis.delete(f"{PREFIX}worker:{name}")
+
+    def workers(self) -> dict[str, Worker]:
+        """Return all workers that did not say that they ended, the silent ones too."""
+        beats = dict(self.redis.zrange(WORKERS, 0, -1, withscores=True))
+        texts = self.redis.mget([f"{PREFIX}worker:{name}" for name in beats]) if beats else []
+        return {
+            name: Worker(**{**vars(read(Worker, text)), "last_beat": beat})
+            for (name, beat), text in zip(beats.items(), texts, strict=True)
+            if text
+        }
+
+    def queue(self, name: str) -> Queue:
+        """Return who takes from a queue."""
+        keys = [f"{PREFIX}queue:{name}", f"{PREFIX}seen:{name}"]
+        workers, silent = self._scripts[QUEUE](keys=keys, args=[SILENT_SECONDS])
+        return Queue(workers, float(silent) if silent else None)
+
+    def queues(self) -> list[str]:
+        """Return the names of all queues that ever had a worker."""
+        seen = f"{PREFIX}seen:"
+        return sorted(key.removeprefix(seen) for key in self.redis.scan_iter(f"{seen}*"))
+
+    def now(self) -> float:
+        """Return Redis' time, seconds since 1970."""
+        seconds, microseconds = self.redis.time()
+        return float(seconds + microseconds / 1e6)
+
+    # -- Jobs -------------------------------------------------------------------------------------
+    def admit(self, queue: str, name: str, job: Job, message: str) -> Queue | None:
+        """Write a job down and return None; or return the queue where nobody would take it.
+
+        An empty name is that of a task which is not written down.
+        """
+        keys = [f"{PREFIX}queue:{queue}", f"{PREFIX}seen:{queue}", JOBS, MESSAGES]
+        args = [SILENT_SECONDS, REDIS_START_SECONDS, name, record(job), message]
+        admitted, silent = self._scripts[ADMIT](keys=keys, args=args)
+        return None if admitted else Queue(0, float(silent) if silent else None)
+
+    def jobs(self) -> dict[str, Job]:
+        """Return all jobs that are not finished."""
+        return {name: read(Job, text) for name, text in self.redis.hgetall(JOBS).items()}
+
+    def message(self, name: str) -> Mapping[str, Any] | None:
+        """Return `args` and `kwargs` of a job's task."""
+        text = self.redis.hget(MESSAGES, name)
+        return json.loads(text) if text else None
+
+    def resent(self, name: str, job: Job) -> None:
+        """Write down that a job is sent once more."""
+        text = json.dumps({**asdict(job), "at": self.now()})
+        self.redis.hset(JOBS, name, text)
+
+    def forget(self, name: str) -> None:
+        """Drop what was known of a job that is finished."""
+        with self.redis.pipeline() as pipeline:
+            for key in (JOBS, MESSAGES, RUNS):
+                pipeline.hdel(key, name)
+            pipeline.execute()
+
+    # -- Runs -------------------------------------------------------------------------------------
+    def runs(self) -> dict[str, Run]:
+        """Return who runs what."""
+        return {name: read(Run, text) for name, text in self.redis.hgetall(RUNS).items()}
+
+    def run(self, name: str) -> Run | None:
+        """Return who runs a job."""
+        text = self.redis.hget(RUNS, name)
+        return read(Run, text) if text else None
+
+    def take(self, name: str, run: Run, instead: str | None = None) -> bool:
+        """Write down who runs a job, and return whether that is so.
+
+        `instead` is the stored record that it may replace, '' for none, None for any.
+        """
+        before = self.redis.hget(RUNS, name) or "" if instead is None else instead
+        return bool(self._scripts[TAKE](keys=[RUNS], args=[name, record(run), before]))
+
+    def release(self, name: str) -> None:
+        """Take off who runs a job, which goes on waiting."""
+        self.redis.hdel(RUNS, name)
+
+    # -- Charts -----------------------------------------------------------------------------------
+    def finished(self, name: str) -> bool:
+        """Return whether a chart's job had its last event."""
+        return bool(self.redis.exists(f"{PREFIX}finished:{name}"))
+
+    def finish(
+        self,
+        name: str,
+        token: str,
+        event: Mapping[str, Any],
+        streams: Mapping[str, int],
+    ) -> bool:
+        """End a chart's job: write its last event, once, and forget the job.
+
+        `token` is that of the run that ends it, '' for the watchdog. `streams` are the names and
+        greatest lengths of the two streams. Returns False, and writes nothing, where the job was
+        ended before or another run has it.
+        """
+        keys = [JOBS, MESSAGES, RUNS, f"{PREFIX}finished:{name}", *streams]
+        args = [name, token, json.dumps(event), FINISHED_SECONDS, *streams.values()]
+        return bool(self._scripts[FINISH](keys=keys, args=args))
+
+    # -- Decisions of the watchdog ----------------------------------------------------------------
+    def decided(self, decision: str) -> None:
+        """Count a decision."""
+        self.redis.hincrby(DECISIONS, decision, 1)
+
+    def decisions(self) -> dict[str, int]:
+        """Return how often each decision was taken, by its name."""
+        return {name: int(count) for name, count in self.redis.hgetall(DECISIONS).items()}
