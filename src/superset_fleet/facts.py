@@ -20,7 +20,9 @@ def load() -> Any:
     Raises SystemExit, with what to do, where there is no such file or no JSON in it.
     """
     named = os.environ.get("SUPERSET_FACTS")
-    path = Path(named or Path(os.environ.get("CREDENTIALS_DIRECTORY", "/run/credentials")) / "facts")
+    path = Path(
+        named or Path(os.environ.get("CREDENTIALS_DIRECTORY", "/run/credentials")) / "facts"
+    )
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -224,7 +224,7 @@ class Registry:
         An empty name is that of a task which is not written down.
         """
         keys = [f"{PREFIX}queue:{queue}", f"{PREFIX}seen:{queue}", JOBS, MESSAGES]
-        args = [SILENT_SECONDS, REDIS_START_SECONDS, name, record(job), message]
+        args: list[Any] = [SILENT_SECONDS, REDIS_START_SECONDS, name, record(job), message]
         admitted, silent = self._scripts[ADMIT](keys=keys, args=args)
         return None if admitted else Queue(0, float(silent) if silent else None)
 
@@ -290,7 +290,7 @@ class Registry:
         ended before or another run has it.
         """
         keys = [JOBS, MESSAGES, RUNS, f"{PREFIX}finished:{name}", *streams]
-        args = [name, token, json.dumps(event), FINISHED_SECONDS, *streams.values()]
+        args: list[Any] = [name, token, json.dumps(event), FINISHED_SECONDS, *streams.values()]
         return bool(self._scripts[FINISH](keys=keys, args=args))
 
     # -- Decisions of the watchdog ----------------------------------------------------------------

@@ -28,6 +28,14 @@ class Row(NamedTuple):
     token: Decimal | None
 
 
+class Claim(NamedTuple):
+    """What a run needs to know of the query that it claimed."""
+
+    token: Decimal
+    database_id: int
+    creates_table: bool  # of its SELECT (CREATE TABLE AS)
+
+
 def errors(message: str) -> list[dict[str, Any]]:
     """Return an error as Superset's clients read it; SQL Lab titles it "Query worker Error"."""
     extra = {"engine_name": "Query worker", "issue_codes": [ISSUE]}
@@ -35,14 +43,15 @@ def errors(message: str) -> list[dict[str, Any]]:
     return [{"message": message, "error_type": error_type, "level": "error", "extra": extra}]
 
 
-def claim(connection: Any, query_id: int) -> Decimal | None:
-    """Make a pending query a running one and return its token; None where it was not pending."""
+def claim(connection: Any, query_id: int) -> Claim | None:
+    """Make a pending query a running one; None where it was not pending."""
     statement = sqlalchemy.text(
         f"update query set status = 'running', start_running_time = {MILLISECONDS},"
-        f" changed_on = {NOW} where id = :id and status = 'pending' returning start_running_time"
+        f" changed_on = {NOW} where id = :id and status = 'pending'"
+        " returning start_running_time, database_id, coalesce(select_as_cta, false)"
     )
     row = connection.execute(statement, {"id": query_id}).fetchone()
-    return row[0] if row else None
+    return Claim(*row) if row else None
 
 
 def look(connection: Any, query_id: int, lock: bool = False) -> Row | None:

@@ -1,0 +1,139 @@
+"""Where a task is sent: refuse at once what nobody would take, and write down the rest."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import flask
+from celery.utils import uuid
+from kombu.utils import json
+from redis import RedisError
+
+from . import rows
+from .registry import Job, Queue
+from .tasks import job_name, query_id_of
+
+if TYPE_CHECKING:
+    from .setup import Guard
+
+log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """A task was not sent. The message is for the user; `reason` is no_worker or broker."""
+
+    def __init__(self, message: str, job: str, reason: str) -> None:
+        super().__init__(message)
+        self.message, self.job, self.reason = message, job, reason
+
+
+def no_worker(name: str, queue: Queue) -> str:
+    """Return what a user is told whose query nobody would take."""
+    return (
+        f"No worker takes queries from the queue '{name}' ({since(queue.silent_seconds)}), so "
+        "this one was not started and has not touched the database. Run it again in a minute. "
+        "If this stays so, tell your administrator that the Celery workers are down."
+    )
+
+
+def since(seconds: float | None) -> str:
+    """Return since when a queue has had no worker, in words."""
+    if seconds is None:
+        return "none was ever seen"
+    if seconds < 120:
+        return f"the last one was seen {seconds:.0f} seconds ago"
+    return f"the last one was seen {seconds / 60:.0f} minutes ago"
+
+
+def queue_name(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> str:
+    """Return the queue to which Celery would route a task."""
+    given = {key: options[key] for key in ("queue", "exchange", "routing_key") if options.get(key)}
+    routed = task.app.amqp.router.route(given, task.name, args or (), kwargs or {}, task)
+    queue = routed.get("queue")
+    return str(getattr(queue, "name", queue) or task.app.conf.task_default_queue)
+
+
+def admit(guard: Guard, task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> bool:
+    """Write a task's job down and return True, False where the registry cannot be asked.
+
+    Raises Refused where the task's queue has no worker.
+    """
+    queue = queue_name(task, args, kwargs, options)
+    name = job_name(task.name, args, kwargs)
+    job = Job(task=task.name, task_id=options["task_id"], queue=queue)
+    message = json.dumps({"args": list(args or ()), "kwargs": dict(kwargs or {})})
+    try:
+        empty = guard.registry.admit(queue, name, job, message)
+    except RedisError as error:
+        # Whether there is a worker is not known, and an outage must not become a larger one.
+        log.warning("event=unguarded job=%s reason=%r", name, error)
+        return False
+    if empty:
+        raise Refused(no_worker(queue, empty), name, "no_worker")
+    return bool(name)
+
+
+def around(guard: Guard) -> Callable[[Any], Any]:
+    """Return the annotation of a task's apply_async."""
+
+    def annotation(original: Any) -> Any:
+        @functools.wraps(original)
+        def apply_async(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+            if self.app.conf.task_always_eager:
+                return original(self, args, kwargs, **options)
+            options.setdefault("task_id", uuid())
+            name = job_name(self.name, args, kwargs)
+            try:
+                admitted = admit(guard, self, args, kwargs, options)
+                try:
+                    return original(self, args, kwargs, **options)
+                except self.app.amqp.connection_errors as error:
+                    if admitted:
+                        forget(guard, name)
+                    raise Refused(unreachable(error), name, "broker") from error
+            except Refused as refused:
+                tell(refused)
+                raise
+
+        return apply_async
+
+    return annotation
+
+
+def unreachable(error: Exception) -> str:
+    """Return what a user is told when the task could not be sent."""
+    return (
+        "The message broker, by which queries reach the workers, does not answer "
+        f"({type(error).__name__}), so this query was not started and has not touched the "
+        "database. Run it again in a minute. If this stays so, tell your administrator that the "
+        "Redis instance 'coordination' is down."
+    )
+
+
+def forget(guard: Guard, name: str) -> None:
+    """Take off the job of a task that was not sent; the watchdog does it where this fails."""
+    try:
+        guard.registry.forget(name)
+    except RedisError as error:
+        log.warning("event=not_forgotten job=%s reason=%r", name, error)
+
+
+def tell(refused: Refused) -> None:
+    """See to it that the refusal is told to the user and written into the query's row.
+
+    Superset rolls back what it writes when sending fails, and words the error by itself; so in a
+    request this is done when that is over (web.py).
+    """
+    log.warning("event=refused job=%s reason=%s", refused.job, refused.reason)
+    if flask.has_request_context():
+        flask.g.guard_refused = refused
+        return
+    query_id = query_id_of(refused.job)
+    if query_id is not None:
+        from superset import db
+
+        with db.engine.begin() as connection:
+            rows.fail(connection, query_id, refused.message)

@@ -1,0 +1,284 @@
+"""Where a task runs: one run for each job, and nothing is written by a run that lost its job."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy
+from celery.exceptions import SoftTimeLimitExceeded
+from redis import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from . import rows
+from .registry import Run
+from .tasks import first, job_name, query_id_of
+
+if TYPE_CHECKING:
+    from .setup import Guard
+
+log = logging.getLogger(__name__)
+
+KEEP_SECONDS = 3.0  # how often a run looks whether its job is still its own
+
+
+class Fenced(BaseException):
+    """The job is not this run's any more.
+
+    Not an Exception: Superset would catch that, and write into the row what went wrong.
+    """
+
+
+class Current(threading.local):
+    """What the thread runs now."""
+
+    query_id: int | None = None
+    token: Decimal | str | None = None
+
+
+current = Current()
+
+
+# -- The fence ------------------------------------------------------------------------------------
+def fence_rows(app: Any) -> None:
+    """Let a run change the row of its query only as long as it owns it."""
+    with app.app_context():
+        from superset import db
+        from superset.models.sql_lab import Query
+
+        if not sqlalchemy.event.contains(db.session, "before_flush", check_row):
+            sqlalchemy.event.listen(db.session, "before_flush", check_row)
+        check_row.model = Query  # type: ignore[attr-defined]
+
+
+def check_row(session: Any, *_: Any) -> None:
+    """Raise Fenced where this run is about to change a row that is not its own any more.
+
+    The row stays locked until the change is committed, so nobody takes it over in between.
+    """
+    if current.query_id is None:
+        return
+    model = check_row.model  # type: ignore[attr-defined]
+    for query in session.dirty:
+        if isinstance(query, model) and query.id == current.query_id:
+            row = rows.look(session.connection(), query.id, lock=True)
+            if row != ("running", current.token):
+                raise Fenced(f"its row is {row}")
+            query.start_running_time = current.token  # which Superset would set once more
+
+
+@contextmanager
+def owning(query_id: int | None, token: Decimal | str) -> Iterator[None]:
+    """Say what this thread runs."""
+    current.query_id, current.token = query_id, token
+    try:
+        yield
+    finally:
+        current.query_id = current.token = None
+
+
+class Keeper:
+    """Interrupts the run when its job has been given to another one, or ended.
+
+    The signal is that of the soft time limit, which a query's driver heeds: it tells the database
+    to stop. What the run would write then is refused by the fence.
+    """
+
+    def __init__(self, is_ours: Callable[[], bool]) -> None:
+        self._is_ours, self._over, self._lock = is_ours, threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._keep, name="guard-keeper", daemon=True)
+        self.interrupted = False
+
+    def __enter__(self) -> Keeper:
+        # Signals reach the main thread alone, which is where the processes of a pool run tasks.
+        if threading.current_thread() is threading.main_thread():
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._over.set()
+
+    def _keep(self) -> None:
+        while not self._over.wait(KEEP_SECONDS):
+            if not self._is_ours():
+                with self._lock:
+                    if self._over.is_set():
+                        return
+                    self.interrupted = True
+                    main = threading.main_thread().ident
+                    assert main is not None
+                    signal.pthread_kill(main, signal.SIGUSR1)
+                    return
+
+
+# -- Queries --------------------------------------------------------------------------------------
+@functools.lru_cache(maxsize=1000)
+def engine_of(database_id: int) -> str:
+    """Return Superset's name of the engine of a database, e.g. postgresql."""
+    from superset import db
+    from superset.models.core import Database
+
+    return str(db.session.get(Database, database_id).db_engine_spec.engine)
+
+
+def is_read_only(sql: str, engine: str) -> bool:
+    """Return whether SQL can be run twice, as far as its text tells.
+
+    What no parser can see is what a function does that a SELECT calls.
+    """
+    import sqlglot
+    from sqlglot import exp
+    from superset.exceptions import SupersetParseError
+    from superset.sql.parse import SQLGLOT_DIALECTS, SQLScript
+
+    harmless = exp.Query, exp.Show, exp.Describe, exp.Use, exp.Set
+    try:
+        if SQLScript(sql, engine=engine).has_mutation():
+            return False
+        statements = sqlglot.parse(sql, dialect=SQLGLOT_DIALECTS.get(engine))
+    except (SupersetParseError, sqlglot.errors.SqlglotError):
+        return False
+    return all(
+        isinstance(statement, harmless) and not statement.find(exp.Into, exp.Command)
+        for statement in statements
+        if statement is not None
+    )
+
+
+def run_query(guard: Guard, job: str, query_id: int, sql: str, work: Callable[[], Any]) -> Any:
+    """Run a query whose row waits, and skip any other: a stale message, or one more of the same.
+
+    Where the row says `running` although nobody runs it the watchdog is the one who decides.
+    """
+    from superset import db
+
+    with db.engine.begin() as connection:
+        claim = rows.claim(connection, query_id)
+    if claim is None:
+        log.warning("event=skipped job=%s reason=not_pending", job)
+        return None
+    try:
+        read_only = not claim.creates_table and is_read_only(sql, engine_of(claim.database_id))
+        guard.registry.take(job, Run(guard.worker, str(claim.token), read_only))
+    except RedisError as error:
+        log.warning("event=unguarded job=%s reason=%r", job, error)
+
+    # The engine hangs on the application's context, which another thread does not have.
+    @in_context
+    def is_ours() -> bool:
+        try:
+            run = guard.registry.run(job)
+            if run and run.token == str(claim.token):
+                return True
+        except RedisError:
+            pass
+        try:
+            with db.engine.begin() as connection:
+                return rows.look(connection, query_id) == ("running", claim.token)
+        except SQLAlchemyError:
+            return True
+
+    try:
+        with owning(query_id, claim.token), Keeper(is_ours):
+            result = work()
+    except Fenced as fenced:
+        log.warning("event=fenced job=%s reason=%s", job, fenced)
+        return None
+    forget_finished(guard, job, query_id)
+    return result
+
+
+def in_context(function: Callable[[], bool]) -> Callable[[], bool]:
+    """Return the function with Flask's application around it, for another thread."""
+    from flask import current_app
+
+    app = current_app._get_current_object()
+
+    def inside() -> bool:
+        with app.app_context():
+            return function()
+
+    return inside
+
+
+def forget_finished(guard: Guard, job: str, query_id: int) -> None:
+    """Take off a finished job; what this cannot do the watchdog does."""
+    from superset import db
+
+    try:
+        with db.engine.begin() as connection:
+            row = rows.look(connection, query_id)
+        if row is None or row.status not in rows.UNFINISHED:
+            guard.registry.forget(job)
+    except (RedisError, SQLAlchemyError) as error:
+        log.warning("event=not_forgotten job=%s reason=%r", job, error)
+
+
+# -- Charts ---------------------------------------------------------------------------------------
+def run_chart(guard: Guard, job: str, metadata: Any, work: Callable[[], Any]) -> Any:
+    """Load a chart's data unless another run does, or did."""
+    token = uuid.uuid4().hex
+    try:
+        if guard.registry.finished(job) or not guard.registry.take(
+            job, Run(guard.worker, token, read_only=True), instead=""
+        ):
+            log.warning("event=skipped job=%s reason=taken_or_finished", job)
+            return None
+    except RedisError as error:
+        log.warning("event=unguarded job=%s reason=%r", job, error)
+
+    def is_ours() -> bool:
+        try:
+            run = guard.registry.run(job)
+            return run.token == token if run else not guard.registry.finished(job)
+        except RedisError:
+            return True
+
+    keeper = Keeper(is_ours)
+    try:
+        with owning(None, token), keeper:
+            return work()
+    except SoftTimeLimitExceeded:
+        if not keeper.interrupted:
+            with owning(None, token):
+                tell_time_limit(metadata)
+        raise
+
+
+def tell_time_limit(metadata: Any) -> None:
+    """Write the event that Superset does not write when a chart runs into the time limit."""
+    from superset.extensions import async_query_manager as manager
+
+    message = "The chart's query ran into the time limit and was ended."
+    manager.update_job(metadata, manager.STATUS_ERROR, errors=rows.errors(message))
+
+
+# -- Both -----------------------------------------------------------------------------------------
+def around(guard: Guard) -> Callable[[Any], Any]:
+    """Return the annotation of a task's run."""
+
+    def annotation(original: Any) -> Any:
+        @functools.wraps(original)
+        def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+            job = job_name(self.name, args, kwargs)
+            work = functools.partial(original, *args, **kwargs)
+            # Superset calls the same function itself for a query that is not asynchronous.
+            if not job or self.request.called_directly or self.request.is_eager:
+                return work()
+            query_id = query_id_of(job)
+            if query_id is None:
+                return run_chart(guard, job, first("job_metadata", args, kwargs), work)
+            sql = args[1] if len(args) > 1 else kwargs["rendered_query"]
+            return run_query(guard, job, query_id, sql, work)
+
+        return run
+
+    return annotation

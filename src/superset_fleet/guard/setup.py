@@ -1,0 +1,47 @@
+"""The guard, as superset_config.py switches it on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import publish, run
+from .registry import Registry
+from .tasks import TASKS
+
+EXTENSION = "superset_fleet_guard"  # its place in Flask's app.extensions
+
+
+class Guard:
+    """Guards the tasks of queries and charts, where they are sent and where they run.
+
+    `redis_url` is the database of the registry, where Global Async Queries must have their
+    streams, too.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        self.registry = Registry(redis_url)
+        self.worker = ""  # name of this life of the worker, in its processes
+
+    def annotations(
+        self, attributes: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Return CeleryConfig.task_annotations: the guards, and more attributes of tasks.
+
+        `@name` is Celery's own notation for "wrap this method", so nothing is patched.
+        """
+        guards = {"@apply_async": publish.around(self), "@run": run.around(self)}
+        names = {**dict.fromkeys(TASKS), **dict.fromkeys(attributes or {})}
+        return {
+            name: {**(guards if name in TASKS else {}), **(attributes or {}).get(name, {})}
+            for name in names
+        }
+
+    def install(self, app: Any) -> None:
+        """Join Superset's application: its FLASK_APP_MUTATOR, in web processes and workers."""
+        from . import web, worker
+
+        app.extensions[EXTENSION] = self
+        run.fence_rows(app)
+        worker.beat_from(self)
+        web.init(app, self)

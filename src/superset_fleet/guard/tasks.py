@@ -1,0 +1,32 @@
+"""The tasks that are guarded, and the names of their jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+QUERIES = ("sql_lab.get_sql_results", "query_execution.execute_sql")
+CHARTS = ("load_chart_data_into_cache", "load_explore_json_into_cache")
+TASKS = QUERIES + CHARTS
+
+
+def first(name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> Any:
+    """Return a task's first argument, by whichever way it was given."""
+    return args[0] if args else (kwargs or {}).get(name)
+
+
+def job_name(task: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> str:
+    """Return the name of a task's job, or '' where it has none."""
+    if task in QUERIES:
+        query_id = first("query_id", args, kwargs)
+        return "" if query_id is None else f"query:{query_id}"
+    if task in CHARTS:
+        metadata = first("job_metadata", args, kwargs) or {}
+        return f"chart:{metadata['job_id']}" if "job_id" in metadata else ""
+    return ""
+
+
+def query_id_of(job: str) -> int | None:
+    """Return the id of the row that a job is about, None for a chart."""
+    kind, _, name = job.partition(":")
+    return int(name) if kind == "query" else None
