@@ -144,7 +144,7 @@ def is_read_only(sql: str, engine: str) -> bool:
         if SQLScript(sql, engine=engine).has_mutation():
             return False
         statements = sqlglot.parse(sql, dialect=SQLGLOT_DIALECTS.get(engine))
-    except (SupersetParseError, sqlglot.errors.SqlglotError):
+    except (SupersetParseError, sqlglot.errors.SqlglotError, RecursionError):
         return False
     return all(
         isinstance(statement, harmless) and not statement.find(exp.Into, exp.Command)
@@ -171,8 +171,6 @@ def run_query(guard: Guard, job: str, query_id: int, sql: str, work: Callable[[]
     except RedisError as error:
         log.warning("event=unguarded job=%s reason=%r", job, error)
 
-    # The engine hangs on the application's context, which another thread does not have.
-    @in_context
     def is_ours() -> bool:
         try:
             run = guard.registry.run(job)
@@ -181,7 +179,8 @@ def run_query(guard: Guard, job: str, query_id: int, sql: str, work: Callable[[]
         except RedisError:
             pass
         try:
-            with db.engine.begin() as connection:
+            # The engine hangs on the application's context, which a thread does not inherit.
+            with guard.app.app_context(), db.engine.begin() as connection:
                 return rows.look(connection, query_id) == ("running", claim.token)
         except SQLAlchemyError:
             return True
@@ -194,19 +193,6 @@ def run_query(guard: Guard, job: str, query_id: int, sql: str, work: Callable[[]
         return None
     forget_finished(guard, job, query_id)
     return result
-
-
-def in_context(function: Callable[[], bool]) -> Callable[[], bool]:
-    """Return the function with Flask's application around it, for another thread."""
-    from flask import current_app
-
-    app = current_app._get_current_object()
-
-    def inside() -> bool:
-        with app.app_context():
-            return function()
-
-    return inside
 
 
 def forget_finished(guard: Guard, job: str, query_id: int) -> None:

@@ -21,6 +21,7 @@ class Guard:
 
     def __init__(self, redis_url: str) -> None:
         self.registry = Registry(redis_url)
+        self.app: Any = None  # Superset's application
         self.worker = ""  # name of this life of the worker, in its processes
 
     def annotations(
@@ -41,6 +42,7 @@ class Guard:
         """Join Superset's application: its FLASK_APP_MUTATOR, in web processes and workers."""
         from . import web, worker
 
+        self.app = app
         app.extensions[EXTENSION] = self
         run.fence_rows(app)
         worker.beat_from(self)

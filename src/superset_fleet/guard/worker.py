@@ -41,7 +41,7 @@ class Heartbeat(threading.Thread):
     def __init__(self, guard: Guard, controller: Any) -> None:
         super().__init__(name="guard-heartbeat", daemon=True)
         self._guard, self._controller = guard, controller
-        self._wake, self._over = threading.Event(), threading.Event()
+        self._wake, self._draining, self._over = (threading.Event() for _ in range(3))
         self._lost = False
         self._worker = Worker(socket.gethostname(), os.getpid(), [], 0)
 
@@ -51,9 +51,11 @@ class Heartbeat(threading.Thread):
             try:
                 self._beat()
                 self._lost = False
-            except RedisError as error:
+            except Exception as error:  # a worker that does not beat is taken for dead
                 if not self._lost:  # once for each outage
-                    log.warning("event=heartbeat_lost worker=%s reason=%r", self.name, error)
+                    log.warning(
+                        "event=heartbeat_lost worker=%s reason=%r", self._guard.worker, error
+                    )
                 self._lost = True
             self._wake.wait(BEAT_SECONDS)
             self._wake.clear()
@@ -62,28 +64,30 @@ class Heartbeat(threading.Thread):
         registry, name = self._guard.registry, self._guard.worker
         if not self._worker.since:
             self._worker = replace(self._worker, since=registry.now())
-        draining = self._worker.draining
-        self._worker = replace(self._worker, **self._look(), draining=draining)
-        if draining:
+        self._worker = replace(self._worker, **self._look())
+        if self._worker.draining:
             registry.withdraw(name, self._worker.queues)
         registry.beat(name, self._worker)
 
     def _look(self) -> dict[str, Any]:
+        draining = self._draining.is_set()
         # Copied first: Celery changes these sets meanwhile.
         active, reserved = set(state.active_requests), set(state.reserved_requests)
+        # There is none while the broker cannot be reached, and after the end of taking work.
         consumer = getattr(self._controller.consumer, "task_consumer", None)
-        queues = [queue.name for queue in consumer.queues] if consumer else self._worker.queues
+        queues = [queue.name for queue in consumer.queues] if consumer else []
         return {
-            "queues": queues,
+            "queues": queues or (self._worker.queues if draining else []),
             "slots": self._controller.pool.num_processes,
             "tasks": len(active),
             "active": jobs(active),
             "reserved": jobs(reserved - active),
+            "draining": draining,
         }
 
     def drain(self) -> None:
         """Take no more work. Called by a signal's handler, so it only leaves a note."""
-        self._worker = replace(self._worker, draining=True)
+        self._draining.set()
         self._wake.set()
 
     def end(self) -> None:

@@ -1,0 +1,147 @@
+"""What publishers, workers and the watchdog tell each other through Redis."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from superset_fleet.guard import registry as guard
+from superset_fleet.guard.registry import Job, Queue, Registry, Run, Worker
+
+WORKER = Worker(host="vm", pid=1, queues=["sql_lab", "charts"], slots=2)
+JOB = Job(task="sql_lab.get_sql_results", task_id="t", queue="sql_lab")
+MESSAGE = json.dumps({"args": [17, "select 1"], "kwargs": {}})
+STREAMS = {"async-events-channel": 1000, "async-events-full": 1000}
+
+
+@pytest.fixture
+def registry(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """An empty registry on a Redis that is not taken for one that has just started."""
+    monkeypatch.setattr(guard, "REDIS_START_SECONDS", -1)
+    registry = Registry(redis_url)
+    registry.redis.flushall()
+    yield registry
+    registry.redis.close()
+
+
+def silence(registry: Registry, seconds: float) -> None:
+    """Let the worker's last beat be so long ago."""
+    then = registry.now() - seconds
+    for key in (guard.WORKERS, "guard:queue:sql_lab", "guard:queue:charts"):
+        if registry.redis.exists(key):
+            registry.redis.zadd(key, {"worker@vm#1": then})
+    for queue in WORKER.queues:
+        registry.redis.set(f"guard:seen:{queue}", then)
+
+
+def test_a_job_is_refused_where_no_worker_was_ever_seen(registry: Registry) -> None:
+    assert registry.admit("sql_lab", "query:17", JOB, MESSAGE) == Queue(0, None)
+    assert registry.jobs() == {}
+
+
+def test_a_job_is_written_down_where_a_worker_takes_from_its_queue(registry: Registry) -> None:
+    registry.beat("worker@vm#1", WORKER)
+    assert registry.admit("sql_lab", "query:17", JOB, MESSAGE) is None
+    job = registry.jobs()["query:17"]
+    assert replace(job, at=0.0) == JOB
+    assert job.at == pytest.approx(registry.now(), abs=10)
+    assert registry.message("query:17") == {"args": [17, "select 1"], "kwargs": {}}
+
+
+def test_a_worker_of_another_queue_does_not_count(registry: Registry) -> None:
+    registry.beat("worker@vm#1", WORKER)
+    assert registry.admit("reports", "query:17", JOB, MESSAGE) == Queue(0, None)
+
+
+def test_a_job_is_refused_when_the_worker_has_been_silent(registry: Registry) -> None:
+    registry.beat("worker@vm#1", WORKER)
+    silence(registry, guard.SILENT_SECONDS + 1)
+    refused = registry.admit("sql_lab", "query:17", JOB, MESSAGE)
+    assert refused is not None and refused.silent_seconds is not None
+    assert refused.silent_seconds > guard.SILENT_SECONDS
+
+
+def test_nothing_is_refused_while_workers_come_back_to_a_redis_that_has_just_started(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "REDIS_START_SECONDS", 3600)
+    registry.beat("worker@vm#1", WORKER)
+    silence(registry, guard.SILENT_SECONDS + 1)
+    assert registry.admit("sql_lab", "query:17", JOB, MESSAGE) is None
+
+
+def test_a_worker_that_withdraws_takes_no_more_work_from_that_moment(registry: Registry) -> None:
+    registry.beat("worker@vm#1", WORKER)
+    registry.withdraw("worker@vm#1", WORKER.queues)
+    registry.beat("worker@vm#1", replace(WORKER, draining=True, active=["query:3"]))
+    assert registry.admit("sql_lab", "query:17", JOB, MESSAGE) is not None
+    assert registry.workers()["worker@vm#1"].active == ["query:3"]
+
+
+def test_a_worker_that_ends_leaves_nothing_but_when_it_was_seen(registry: Registry) -> None:
+    registry.beat("worker@vm#1", WORKER)
+    registry.leave("worker@vm#1", WORKER.queues)
+    assert registry.workers() == {}
+    assert registry.queue("sql_lab").workers == 0
+    assert registry.queue("sql_lab").silent_seconds is not None
+    assert registry.queues() == ["charts", "sql_lab"]
+
+
+def test_a_dead_worker_is_still_shown(registry: Registry) -> None:
+    registry.beat("worker@vm#1", WORKER)
+    silence(registry, 60)
+    assert registry.now() - registry.workers()["worker@vm#1"].last_beat > 59
+
+
+def test_records_of_a_newer_release_are_understood(registry: Registry) -> None:
+    registry.redis.hset(guard.RUNS, "query:1", json.dumps({**vars(RUN), "colour": "red"}))
+    assert registry.run("query:1") == RUN
+
+
+RUN = Run(worker="worker@vm#1", token="1", read_only=True)
+
+
+def test_only_one_run_takes_a_job(registry: Registry) -> None:
+    assert registry.take("chart:x", RUN, instead="")
+    assert not registry.take("chart:x", replace(RUN, token="2"), instead="")
+    taken = registry.run("chart:x")
+    assert taken is not None and taken.token == "1"
+
+
+def test_a_job_that_was_released_is_taken_again(registry: Registry) -> None:
+    registry.take("chart:x", RUN, instead="")
+    registry.release("chart:x")
+    assert registry.take("chart:x", replace(RUN, token="2"), instead="")
+
+
+def test_a_chart_has_one_last_event_and_is_forgotten_with_it(registry: Registry) -> None:
+    registry.beat("worker@vm#1", WORKER)
+    registry.admit("charts", "chart:x", JOB, MESSAGE)
+    registry.take("chart:x", RUN, instead="")
+    assert registry.finish("chart:x", "1", {"status": "done"}, STREAMS)
+    assert not registry.finish("chart:x", "", {"status": "error"}, STREAMS)
+    assert [registry.redis.xlen(stream) for stream in STREAMS] == [1, 1]
+    assert registry.jobs() == {} == registry.runs()
+    assert registry.finished("chart:x")
+
+
+def test_a_run_that_lost_its_chart_writes_no_event(registry: Registry) -> None:
+    registry.take("chart:x", replace(RUN, token="2"), instead="")
+    assert not registry.finish("chart:x", "1", {"status": "done"}, STREAMS)
+    assert registry.redis.exists(*STREAMS) == 0
+
+
+def test_a_finished_job_is_forgotten_altogether(registry: Registry) -> None:
+    registry.beat("worker@vm#1", WORKER)
+    registry.admit("sql_lab", "query:17", JOB, MESSAGE)
+    registry.take("query:17", RUN)
+    registry.forget("query:17")
+    assert registry.jobs() == {} == registry.runs()
+    assert registry.message("query:17") is None
+
+
+def test_decisions_are_counted(registry: Registry) -> None:
+    registry.decided("rerun")
+    registry.decided("rerun")
+    assert registry.decisions() == {"rerun": 2}
