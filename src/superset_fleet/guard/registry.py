@@ -210,12 +210,16 @@ class Registry:
     def queues(self) -> list[str]:
         """Return the names of all queues that ever had a worker."""
         seen = f"{PREFIX}seen:"
-        return sorted(key.removeprefix(seen) for key in self.redis.scan_iter(f"{seen}*"))
+        return sorted(key.removeprefix(seen) for key in self.redis.scan_iter(f"{seen}*", 1000))
 
     def now(self) -> float:
         """Return Redis' time, seconds since 1970."""
         seconds, microseconds = self.redis.time()
         return float(seconds + microseconds / 1e6)
+
+    def up_seconds(self) -> int:
+        """Return since when Redis runs."""
+        return int(self.redis.info("server")["uptime_in_seconds"])
 
     # -- Jobs -------------------------------------------------------------------------------------
     def admit(self, queue: str, name: str, job: Job, message: str) -> Queue | None:
