@@ -44,8 +44,8 @@ def since(seconds: float | None) -> str:
     if seconds is None:
         return "none was ever seen"
     if seconds < 120:
-        return f"the last one was seen {seconds:.0f} seconds ago"
-    return f"the last one was seen {seconds / 60:.0f} minutes ago"
+        return f"the last one was seen {seconds:.0f} s ago"
+    return f"the last one was seen {seconds / 60:.0f} min ago"
 
 
 def queue_name(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> str:
