@@ -75,6 +75,7 @@ WORKER = (
     "celery_worker_pool_size",
     "celery_worker_max_overflow",
 )
+WATCHDOG = 2  # of the watchdog, beside beat's
 BUDGET = ("postgres_max_connections", "postgres_reserved_connections", "fleet_surge")
 
 # Every variable that `violations` reads.
@@ -133,7 +134,7 @@ def overdraft(numbers: Mapping[str, int], machines: Mapping[str, int]) -> list[s
     each = {
         "superset_web": processes * (threads + web_overflow),
         "celery_worker": (concurrency + 1) * (pool + overflow),
-        "scheduler": pool + overflow,
+        "scheduler": pool + overflow + WATCHDOG,
     }
     limit, reserved, surge = (numbers[name] for name in BUDGET)
     most = {group: machines.get(group, 0) + surge for group in each}

@@ -1,5 +1,7 @@
 """Superset starts with this machine's packages, configuration and overrides, and can publish.
 
+With the guard, a query is published only while a worker takes it: this test beats as one.
+
 `uv pip check` and imports do not notice that Celery's Redis transport refuses the installed
 redis-py; only a task that is really published does. The Redis is Debian's, started for this
 test alone on a port of the loopback interface. The metadata database is an empty SQLite file.
@@ -16,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy
+from superset_fleet.facts import GUARD, redis_url
+from superset_fleet.guard.registry import Registry, Worker
+from superset_fleet.guard.setup import EXTENSION
 
 CONFIG = Path("/etc/superset/superset_config.py")
 PASSWORD = "p@ss/word: 100%"  # needs quoting in a URL
@@ -56,9 +61,8 @@ def wait_until_connected(port: int) -> None:
     raise SystemExit(f"redis-server did not listen on port {port}")
 
 
-def facts(port: int) -> dict[str, object]:
-    """Return facts of nothing but the Redis on a port."""
-    redis = {"host": "127.0.0.1", "port": port, "password": PASSWORD}
+def facts(redis: dict[str, object]) -> dict[str, object]:
+    """Return facts of nothing but a Redis."""
     return {
         "secret_key": "smoke" * 10,
         "database": {
@@ -72,8 +76,8 @@ def facts(port: int) -> dict[str, object]:
     }
 
 
-def publish(directory: Path) -> int:
-    """Publish one task and return how many wait in its queue."""
+def publish(directory: Path, registry: Registry) -> tuple[int, bool]:
+    """Publish one task; return how many wait in its queue, and whether Superset is guarded."""
     from superset import config
 
     # The driver and the options of PostgreSQL are good; nothing connects yet.
@@ -83,21 +87,27 @@ def publish(directory: Path) -> int:
 
     from superset.tasks.celery_app import app, flask_app
 
+    registry.beat("smoke@test", Worker("test", os.getpid(), ["sql_lab"], slots=1))
     with flask_app.app_context():
         app.tasks["sql_lab.get_sql_results"].delay(0, "select 1")
     with app.connection_for_read() as connection:
         waiting: int = connection.default_channel.queue_declare("sql_lab", passive=True)[1]
-    return waiting
+    return waiting, EXTENSION in flask_app.extensions
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name, redis_server(Path(name)) as port:
         wait_until_connected(port)
+        redis = {"host": "127.0.0.1", "port": port, "password": PASSWORD}
         path = Path(name) / "facts"
-        path.write_text(json.dumps(facts(port)))
+        path.write_text(json.dumps(facts(redis)))
         os.environ |= {"SUPERSET_CONFIG_PATH": str(CONFIG), "SUPERSET_FACTS": str(path)}
-        if (waiting := publish(Path(name))) != 1:
+        registry = Registry(redis_url(redis, GUARD))
+        waiting, guarded = publish(Path(name), registry)
+        if waiting != 1:
             raise SystemExit(f"one task was published, {waiting} are in the queue sql_lab")
+        if list(registry.jobs()) != ["query:0"] * guarded:
+            raise SystemExit(f"the guard should know query 0 alone and knows {registry.jobs()}")
 
 
 if __name__ == "__main__":
