@@ -111,8 +111,22 @@ def test_only_one_run_takes_a_job(registry: Registry) -> None:
 
 def test_a_job_that_was_released_is_taken_again(registry: Registry) -> None:
     registry.take("chart:x", RUN, instead="")
-    registry.release("chart:x")
+    assert registry.release("chart:x", RUN.token)
     assert registry.take("chart:x", replace(RUN, token="2"), instead="")
+
+
+def test_a_run_that_is_another_s_by_now_is_not_released(registry: Registry) -> None:
+    registry.take("chart:x", replace(RUN, token="2"), instead="")
+    assert not registry.release("chart:x", RUN.token)
+    assert registry.run("chart:x")
+
+
+def test_it_is_told_for_how_long_a_name_was_noticed_without_a_break(registry: Registry) -> None:
+    assert registry.noticed(["query:1", "query:2"]) == {"query:1": 0, "query:2": 0}
+    registry.redis.hset(guard.NOTICED, "query:1", registry.now() - 60)
+    assert registry.noticed(["query:1"])["query:1"] >= 60
+    assert registry.noticed(["query:2"]) == {"query:2": 0}
+    assert registry.redis.hkeys(guard.NOTICED) == ["query:2"]
 
 
 def test_a_chart_has_one_last_event_and_is_forgotten_with_it(registry: Registry) -> None:

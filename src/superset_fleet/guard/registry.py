@@ -8,7 +8,7 @@ by the id that Superset gave it. Nothing here needs Superset, Celery or a synchr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -82,6 +82,12 @@ redis.call('HSET', KEYS[1], ARGV[1], string.format('{"at":%.3f,', now) .. string
 return 1
 """
 )
+# KEYS: runs. ARGV: job, token of the run -> released?
+RELEASE = """
+local run = redis.call('HGET', KEYS[1], ARGV[1])
+if not run or cjson.decode(run).token ~= ARGV[2] then return 0 end
+return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
 # KEYS: jobs, messages, runs, mark, the channel's stream, everybody's stream.
 # ARGV: job, owner's token ('' for whoever), event, seconds, lengths of the streams -> written?
 FINISH = """
@@ -169,7 +175,8 @@ class Registry:
             health_check_interval=30,
         )
         self._scripts = {
-            text: self.redis.register_script(text) for text in (BEAT, ADMIT, QUEUE, TAKE, FINISH)
+            text: self.redis.register_script(text)
+            for text in (BEAT, ADMIT, QUEUE, TAKE, RELEASE, FINISH)
         }
 
     # -- Workers ----------------------------------------------------------------------------------
@@ -271,9 +278,9 @@ class Registry:
         before = self.redis.hget(RUNS, name) or "" if instead is None else instead
         return bool(self._scripts[TAKE](keys=[RUNS], args=[name, record(run), before]))
 
-    def release(self, name: str) -> None:
-        """Take off who runs a job, which goes on waiting."""
-        self.redis.hdel(RUNS, name)
+    def release(self, name: str, token: str) -> bool:
+        """Take off the run of this token from a job, which goes on waiting; False for any other."""
+        return bool(self._scripts[RELEASE](keys=[RUNS], args=[name, token]))
 
     # -- Charts -----------------------------------------------------------------------------------
     def finished(self, name: str) -> bool:
@@ -298,6 +305,17 @@ class Registry:
         return bool(self._scripts[FINISH](keys=keys, args=args))
 
     # -- Decisions of the watchdog ----------------------------------------------------------------
+    def noticed(self, names: Collection[str]) -> dict[str, float]:
+        """Return for how many seconds each of these has been among those given here."""
+        now = self.now()
+        before = {name: float(then) for name, then in self.redis.hgetall(NOTICED).items()}
+        gone, new = before.keys() - set(names), set(names) - before.keys()
+        if gone:
+            self.redis.hdel(NOTICED, *gone)
+        if new:
+            self.redis.hset(NOTICED, mapping=dict.fromkeys(new, now))
+        return {name: now - before.get(name, now) for name in names}
+
     def decided(self, decision: str) -> None:
         """Count a decision."""
         self.redis.hincrby(DECISIONS, decision, 1)
