@@ -1,0 +1,117 @@
+"""celery_workers: who takes tasks, and what is said where there are too few."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import celery_workers
+import pytest
+import redis
+
+from superset_fleet.guard.registry import SILENT_SECONDS, WORKERS, Registry, Run, Worker
+
+WORKER = Worker(host="vm-1", pid=1, queues=["sql_lab", "charts"], slots=2, since=1.0)
+OTHER = replace(WORKER, host="vm-2")
+
+
+@pytest.fixture
+def registry(redis_url: str) -> Iterator[Registry]:
+    registry = Registry(redis_url)
+    registry.redis.flushall()
+    yield registry
+    registry.redis.close()
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Any]:
+    """The broker's database; Redis is the same."""
+    with redis.Redis.from_url(redis_url.replace("/0", "/1")) as client:
+        yield client
+
+
+def silence(registry: Registry, name: str, seconds: float) -> None:
+    """Let a worker's last beat be so long ago."""
+    for key in (WORKERS, "guard:queue:sql_lab", "guard:queue:charts"):
+        registry.redis.zadd(key, {name: registry.now() - seconds})
+
+
+def test_workers_say_what_they_take_and_run(registry: Registry, broker: Any) -> None:
+    registry.beat("worker@vm-1#1", replace(WORKER, active=["query:17", "query:18"], tasks=3))
+    registry.take("query:17", Run("worker@vm-1#1", "t", read_only=True))
+    (worker,) = celery_workers.look(registry, broker, [])["workers"]
+    jobs = worker.pop("jobs")
+    assert [job["job"] for job in jobs] == ["query:17", "query:18"]
+    assert jobs[0]["seconds"] < 60
+    assert jobs[1]["seconds"] is None
+    assert worker.pop("silent_seconds") < SILENT_SECONDS
+    assert worker == {
+        "name": "worker@vm-1#1",
+        "host": "vm-1",
+        "queues": ["sql_lab", "charts"],
+        "slots": 2,
+        "tasks": 3,
+        "draining": False,
+        "since": "1970-01-01T00:00:01Z",
+        "silent": False,
+    }
+
+
+def test_queues_count_what_waits_in_every_priority(registry: Registry, broker: Any) -> None:
+    registry.beat("worker@vm-1#1", WORKER)
+    registry.beat("worker@vm-2#1", OTHER)
+    broker.rpush("sql_lab", "a", "b")
+    broker.rpush("sql_lab\x06\x169", "c")
+    charts, sql_lab = celery_workers.look(registry, broker, [])["queues"]
+    assert [charts["name"], charts["workers"], charts["slots"], charts["waiting"]] == [
+        *("charts", 2, 4, 0)
+    ]
+    assert [sql_lab["name"], sql_lab["waiting"]] == ["sql_lab", 3]
+
+
+def test_draining_and_silent_workers_are_shown_and_do_not_count(
+    registry: Registry, broker: Any
+) -> None:
+    registry.beat("worker@vm-1#1", replace(WORKER, draining=True))
+    registry.beat("worker@vm-2#1", OTHER)
+    silence(registry, "worker@vm-2#1", SILENT_SECONDS + 1)
+    state = celery_workers.look(registry, broker, ["sql_lab"])
+    assert [worker["draining"] for worker in state["workers"]] == [True, False]
+    assert [worker["silent"] for worker in state["workers"]] == [False, True]
+    assert [(queue["workers"], queue["slots"]) for queue in state["queues"]] == [(0, 0)]
+
+
+def test_enough_workers_are_found_at_once(registry: Registry, broker: Any) -> None:
+    registry.beat("worker@vm-1#1", WORKER)
+    state, problem = celery_workers.wait(registry, broker, ["sql_lab", "charts"], 1, 0)
+    assert problem == ""
+    assert [queue["workers"] for queue in state["queues"]] == [1, 1]
+
+
+def test_a_worker_that_comes_is_waited_for(registry: Registry, broker: Any) -> None:
+    comes = threading.Timer(0.2, registry.beat, ("worker@vm-1#1", WORKER))
+    comes.start()
+    assert celery_workers.wait(registry, broker, ["sql_lab"], 1, 30)[1] == ""
+    comes.join()
+
+
+def test_every_queue_that_lacks_workers_is_named_with_what_to_do(
+    registry: Registry, broker: Any
+) -> None:
+    registry.beat("worker@vm-1#1", WORKER)
+    registry.beat("worker@vm-2#1", replace(OTHER, queues=["sql_lab"], draining=True))
+    _, problem = celery_workers.wait(registry, broker, ["sql_lab", "charts", "reports"], 2, 0)
+    assert "queue sql_lab has 1 of 2 workers;" in problem
+    assert "queue charts has 1 of 2 workers;" in problem
+    assert "queue reports has 0 of 2 workers (none was ever seen)" in problem
+    assert "worker@vm-1#1, worker@vm-2#1 (draining)." in problem
+    assert "systemctl status celery-worker" in problem
+
+
+def test_since_when_a_queue_has_no_worker_is_said(registry: Registry, broker: Any) -> None:
+    registry.beat("worker@vm-1#1", WORKER)
+    silence(registry, "worker@vm-1#1", 70)
+    registry.redis.set("guard:seen:sql_lab", registry.now() - 70)
+    _, problem = celery_workers.wait(registry, broker, ["sql_lab"], 1, 0)
+    assert "queue sql_lab has 0 of 1 workers (the last was seen 70 s ago)" in problem
+    assert "worker@vm-1#1 (silent for 70 s)" in problem
