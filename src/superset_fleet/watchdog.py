@@ -1,0 +1,770 @@
+"""Ends what nobody else will end: jobs whose worker died, and jobs that no worker will ever take.
+
+    superset-watchdog --time-limit 3660 --reruns 1
+
+Any number may run, one leads. It looks once a second at what the registry, the broker and the
+database say, and judges by what it saw itself without a break: a worker is gone when its heartbeat
+stood still for six seconds of this process' own clock. So neither wrong clocks nor a restart of
+Redis make it err. Whoever changes a query's row names the row that it saw (rows.py), so of two
+parties that decide about a query one is right, and the other one does nothing.
+
+Each decision is one line in the journal (`event=rerun job=query:17 ...`) and is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import json
+import logging
+import os
+import signal
+import socket
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg2.errors
+import redis
+import sqlalchemy
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from kombu.transport.redis import Channel
+from redis.exceptions import LockError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from . import facts
+from .guard import rows
+from .guard.registry import PREFIX, SILENT_SECONDS, Job, Queue, Registry, Run, Worker
+from .guard.tasks import first, job_name, query_id_of
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+# What was not looked at for so long was not seen without a break: this process, or the whole
+# machine, was paused. Less than SILENT_SECONDS minus the time between two beats and two ticks.
+BREAK_SECONDS = 3.0
+DECIDING_SECONDS = 1.0  # of one tick; what is left is decided in the next one
+LOCK_SECONDS = 6.0  # so long after the last sign of a leader another one leads
+SWEEP_SECONDS = 10.0  # between two looks into the broker, and at rows that nobody knows
+SWEEP_ROWS = 20_000  # the newest rows, of which a sweep reads the unfinished ones
+ROW_TIMEOUT = "200ms"  # of waiting for a run that writes its row at this moment
+SWEEP_TIMEOUT = "4s"  # of reading all unfinished rows, once, when leading begins
+UNKNOWN_PENDING_SECONDS = 30.0
+UNKNOWN_RUNNING_SECONDS = 60.0  # on top of the time limit
+SENDINGS = 3  # so often a job that never ran is sent, if --reruns does not allow more
+SCAN_MESSAGES = 200  # of a queue, read at once
+STREAMS = "async-events-", 1_000, 1_000_000  # Superset's defaults: prefix, lengths
+
+FORGET = "forget"  # the one decision that nobody needs to hear of
+OUTAGES = redis.RedisError, SQLAlchemyError, BrokerError
+
+
+# -- What is seen ---------------------------------------------------------------------------------
+class Observed:
+    """Since when things look as they do, without a break, by this process' own clock."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._now = 0.0
+        self._before: dict[Hashable, tuple[Hashable, float]] = {}
+        self._seen: dict[Hashable, tuple[Hashable, float]] = {}
+
+    def begin(self) -> None:
+        """Begin a tick. What was not looked at in the last one is new."""
+        last, self._now = self._now, self._clock()
+        self._before, self._seen = self._seen, {}
+        if self._now - last > BREAK_SECONDS:
+            self._before = {}
+
+    def restart(self) -> None:
+        """Forget everything: there was a time when nothing could be seen."""
+        self._before, self._seen = {}, {}
+
+    def seconds(self, thing: Hashable, looks: Hashable) -> float:
+        """Return for how long a thing has looked so."""
+        before = self._before.get(thing)
+        since = before[1] if before and before[0] == looks else self._now
+        self._seen[thing] = looks, since
+        return self._now - since
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the registry, the broker and the database say, at one tick."""
+
+    now: float  # Redis' time
+    workers: Mapping[str, Worker] = field(default_factory=dict)
+    queues: Mapping[str, Queue] = field(default_factory=dict)
+    jobs: Mapping[str, Job] = field(default_factory=dict)
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    rows: Mapping[int, rows.Row] = field(default_factory=dict)
+    # Jobs whose message was in no queue at the last look. Where it is only on its way from the
+    # queue to a worker, that worker names it with its next beat.
+    absent: Set[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be judged of one job."""
+
+    name: str
+    job: Job
+    status: str = ""  # of the row; of a chart pending or running; '' where there is none
+    token: Any = None  # of the row
+    run: Run | None = None
+    host: str = ""  # the worker that has it, or had it last; '' where that is not known
+    last_beat: float | None = None  # when that worker was heard last, None where it said good-bye
+    process_only: bool = False  # that worker lives, but not the process that ran the job
+    ran_seconds: float = 0.0
+    held: bool = False  # a worker that lives has it
+    # For how long nobody has had it: no worker that lives and, where it waits, no queue.
+    orphan_seconds: float = 0.0
+    queue_silent: bool = False  # no worker that lives takes from its queue
+    queue_seen: float | None = None  # when one was seen last, None for never
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it is known that it can be run twice."""
+        return query_id_of(self.name) is None or bool(self.run and self.run.read_only)
+
+
+def host_of(worker: str) -> str:
+    """Return the host in the name of a worker, e.g. vm of worker@vm#1a2b3c4d."""
+    return worker.partition("@")[2].partition("#")[0] or worker
+
+
+def silences(sight: Sight, observed: Observed) -> dict[str, float]:
+    """Return for how long each worker's heartbeat has stood still."""
+    return {
+        name: observed.seconds(("worker", name), worker.last_beat)
+        for name, worker in sight.workers.items()
+    }
+
+
+def queue_silences(sight: Sight, observed: Observed) -> dict[str, float]:
+    """Return for how long the heartbeats of all who take from a queue have stood still."""
+    beats: dict[str, set[tuple[str, float]]] = defaultdict(set)
+    for name, worker in sight.workers.items():
+        for queue in [] if worker.draining else worker.queues:
+            beats[queue].add((name, worker.last_beat))
+    queues = beats.keys() | {job.queue for job in sight.jobs.values()}
+    return {
+        queue: observed.seconds(("queue", queue), frozenset(beats.get(queue, ())))
+        for queue in queues
+    }
+
+
+def holders(sight: Sight) -> dict[str, list[str]]:
+    """Return by job which workers say, or said with their last beat, that they have it."""
+    found = defaultdict(list)
+    for name, worker in sight.workers.items():
+        for job in worker.active + worker.reserved:
+            found[job].append(name)
+    return found
+
+
+def cases(sight: Sight, observed: Observed) -> Iterator[Case]:
+    """Make of what is seen, and since when, what is to be judged."""
+    silent, queue_silent, held = (
+        silences(sight, observed),
+        queue_silences(sight, observed),
+        holders(sight),
+    )
+    for name, job in sight.jobs.items():
+        query_id, run = query_id_of(name), sight.runs.get(name)
+        if query_id is None:
+            row = rows.Row("running" if run else "pending", None)
+        else:
+            row = sight.rows.get(query_id) or rows.Row("", None)
+            if run and run.token != str(row.token):
+                run = None  # of an earlier run
+        if row.status == "running":
+            owners = [run.worker] if run else held.get(name, [])
+            having = [
+                each
+                for each in owners
+                if each in sight.workers and name in sight.workers[each].active
+            ]
+        else:
+            # What a dead worker had before the job was sent again does not count.
+            owners = having = [
+                each for each in held.get(name, []) if sight.workers[each].last_beat > job.at
+            ]
+        if having:
+            orphan = min(silent[each] for each in having)
+        elif row.status == "running" or name in sight.absent:
+            orphan = observed.seconds(("job", name), (row, run, job.attempt))
+        else:
+            orphan = 0.0
+        owner = owners[0] if owners else ""
+        since = sight.queues[job.queue].silent_seconds if job.queue in sight.queues else None
+        worker = sight.workers.get(owner)
+        yield Case(
+            name=name,
+            job=job,
+            status=row.status,
+            token=row.token,
+            run=run,
+            host=host_of(owner),
+            last_beat=worker.last_beat if worker else None,
+            process_only=bool(worker) and silent[owner] < SILENT_SECONDS,
+            ran_seconds=sight.now - run.at if run else 0.0,
+            held=bool(having) and orphan < SILENT_SECONDS,
+            orphan_seconds=orphan,
+            queue_silent=queue_silent[job.queue] >= SILENT_SECONDS,
+            queue_seen=None if since is None else sight.now - since,
+        )
+
+
+def query_name(query_id: int) -> str:
+    """Return the name of a query's job."""
+    return f"query:{query_id}"
+
+
+def strangers(
+    sight: Sight, silent: Mapping[str, float], unfinished: Mapping[int, rows.Row]
+) -> tuple[dict[int, rows.Row], dict[int, Worker]]:
+    """Return the rows that are in no register and that no worker has that lives.
+
+    Such a query was sent while Redis could not be asked, or is older than the guard, or its
+    request was killed. The second part says which silent worker had it.
+    """
+    held = holders(sight)
+    unknown, died = {}, {}
+    for query_id, row in unfinished.items():
+        name = query_name(query_id)
+        having = held.get(name, [])
+        if name in sight.jobs or any(silent[each] < SILENT_SECONDS for each in having):
+            continue
+        unknown[query_id] = row
+        if having:
+            died[query_id] = sight.workers[having[0]]
+    return unknown, died
+
+
+# -- What is decided ------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Limits:
+    """What an installation allows."""
+
+    time_limit_seconds: float  # the hard limit of a query's task
+    reruns: int  # how often a query is run again whose worker died
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done about a job, and why: of a failure the message for the user."""
+
+    event: str
+    reason: str = ""
+
+
+def clock(seconds: float) -> str:
+    """Return a time of Redis in words."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
+def judge(case: Case, limits: Limits) -> Decision | None:
+    """Return what is to be done about a job, None to let it be."""
+    if case.status not in rows.UNFINISHED:
+        return Decision(FORGET)
+    if case.held:
+        return None
+    if case.status == "pending":
+        if case.queue_silent:
+            return Decision("failed_no_worker", no_worker(case))
+        if case.orphan_seconds < SILENT_SECONDS:
+            return None
+        if case.job.attempt < max(SENDINGS, limits.reruns + 1):
+            return Decision("resent", "No worker has it and it is in no queue; it has not run.")
+        return Decision("failed_lost", lost(case))
+    if case.orphan_seconds < SILENT_SECONDS:
+        return None
+    if case.process_only and case.ran_seconds >= limits.time_limit_seconds:
+        return Decision("failed_time_limit", too_slow(case, limits))
+    if case.read_only and not case.queue_silent and case.job.attempt <= limits.reruns:
+        return Decision("rerun", f"{died(case)}. It changes nothing, so it is run again.")
+    return Decision("failed_worker_died", worker_died(case))
+
+
+def judge_unknown(
+    status: str, seconds: float, worker: Worker | None, since: float, limits: Limits
+) -> Decision | None:
+    """Return what is to be done about the row of a query that is in no register.
+
+    It was noticed `seconds` ago, at the time `since`. `worker` is the silent one that said that
+    it ran it, None where there is none.
+    """
+    if status == "pending":
+        if seconds < UNKNOWN_PENDING_SECONDS:
+            return None
+        return Decision(
+            "failed_unknown",
+            f"This query was lost before a worker took it: no queue and no worker has had it "
+            f"since {clock(since)}. It has not touched the database; run it again.",
+        )
+    if worker:
+        return Decision(
+            "failed_worker_died",
+            f"The worker {worker.host} that ran this query stopped (last heard of at "
+            f"{clock(worker.last_beat)}). {UNKNOWN_OUTCOME}",
+        )
+    if seconds < limits.time_limit_seconds + UNKNOWN_RUNNING_SECONDS:
+        return None
+    return Decision(
+        "failed_unknown",
+        f"This query is marked as running, but no worker has run it since {clock(since)}. "
+        f"{UNKNOWN_OUTCOME}",
+    )
+
+
+# -- What users are told --------------------------------------------------------------------------
+UNKNOWN_OUTCOME = (
+    "It may have changed data, so its outcome is unknown and it was not run again. Check the data "
+    "before you run it again."
+)
+ADMINISTRATOR = "(your administrator sees: fleet workers)"
+
+
+def no_worker(case: Case) -> str:
+    """Return what a user is told whose query no worker will take."""
+    if case.queue_seen is None:
+        since = "none was ever seen"
+    else:
+        since = f"the last one was seen at {clock(case.queue_seen)}"
+    return (
+        f"No worker takes queries from the queue '{case.job.queue}' ({since}), so this one was not "
+        "started and has not touched the database. Run it again when a worker is back "
+        f"{ADMINISTRATOR}."
+    )
+
+
+def lost(case: Case) -> str:
+    """Return what a user is told whose query never reached a worker."""
+    return (
+        f"This query was lost on its way to a worker, {case.job.attempt} times, so it was not "
+        "started and has not touched the database. Run it again. If this happens again, tell your "
+        "administrator that the workers do not keep what they take from the queue "
+        f"'{case.job.queue}'."
+    )
+
+
+def died(case: Case) -> str:
+    """Return what became of who ran a query, without a full stop."""
+    if case.process_only:
+        return (
+            f"The process that ran this query on the worker {case.host} was killed, perhaps for "
+            "want of memory"
+        )
+    heard = f" (last heard of at {clock(case.last_beat)})" if case.last_beat else ""
+    return f"The worker {case.host}{' ' * bool(case.host)}that ran this query stopped{heard}"
+
+
+def worker_died(case: Case) -> str:
+    """Return what a user is told whose query is not run again."""
+    if not case.read_only:
+        return f"{died(case)}. {UNKNOWN_OUTCOME}"
+    if case.queue_silent:
+        return (
+            f"{died(case)}, and no other worker takes from the queue '{case.job.queue}'. Nothing "
+            f"was changed by it; run it again when a worker is back {ADMINISTRATOR}."
+        )
+    return (
+        f"{died(case)}. This was attempt {case.job.attempt}, and no other one is made by itself. "
+        "Nothing was changed by it; run it again. If it stops its workers each time, it needs "
+        "more memory than they have."
+    )
+
+
+def too_slow(case: Case, limits: Limits) -> str:
+    """Return what a user is told whose query was killed at the time limit."""
+    changed = "Nothing was changed by it." if case.read_only else UNKNOWN_OUTCOME
+    return (
+        f"This query was stopped after the time limit of {limits.time_limit_seconds:.0f} seconds, "
+        f"on the worker {case.host}. {changed}"
+    )
+
+
+# -- The broker -----------------------------------------------------------------------------------
+class Broker:
+    """The messages that wait. Only Redis lets us look; of any other broker nothing is known."""
+
+    def __init__(self, url: str) -> None:
+        self._redis: Any = None
+        if url.startswith(("redis://", "rediss://")):
+            self._redis = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+
+    def waiting(self, queues: Collection[str]) -> Set[str] | None:
+        """Return the jobs whose messages are in these queues, None where nobody can look.
+
+        Messages come in at the head, leave at the tail and are read from the head on, so none is
+        missed that stays. One that a worker has taken and not confirmed is that worker's matter:
+        it names the job with each beat, and of a dead worker the job is sent again.
+        """
+        if self._redis is None:
+            return None
+        # One list for each priority; that of the first one has the queue's own name.
+        priorities = [f"{Channel.sep}{step}" if step else "" for step in Channel.priority_steps]
+        lists = [f"{queue}{priority}" for queue in queues for priority in priorities]
+        return {name for each in lists for text in self._messages(each) if (name := job_of(text))}
+
+    def _messages(self, name: str) -> Iterator[bytes]:
+        start = 0
+        while texts := self._redis.lrange(name, start, start + SCAN_MESSAGES - 1):
+            yield from texts
+            start += SCAN_MESSAGES
+
+
+def job_of(message: bytes) -> str:
+    """Return the job of a message as Celery sends it, '' where it has none."""
+    try:
+        envelope = json.loads(message)
+        args, kwargs, _ = json.loads(base64.b64decode(envelope["body"]))
+        return job_name(envelope["headers"]["task"], args, kwargs)
+    except (ValueError, LookupError, TypeError, binascii.Error):
+        return ""
+
+
+# -- The watchdog ---------------------------------------------------------------------------------
+class Watchdog:
+    """Looks, judges and acts, once in each tick."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        database_url: str,
+        broker_url: str,
+        limits: Limits,
+        observed: Observed | None = None,
+    ) -> None:
+        self._registry, self._limits = registry, limits
+        self._observed = observed or Observed()
+        self._broker = Broker(broker_url)
+        self._celery = Celery(broker=broker_url, set_as_current=False)
+        self._celery.conf.update(
+            task_ignore_result=True,
+            broker_transport_options={"socket_timeout": 2, "socket_connect_timeout": 2},
+            task_publish_retry_policy={"max_retries": 1, "interval_start": 0},
+        )
+        self._database = sqlalchemy.create_engine(
+            database_url,
+            pool_size=1,
+            max_overflow=0,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={
+                "application_name": "superset watchdog",
+                "connect_timeout": 3,
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 5000,  # milliseconds
+            },
+        )
+        # As a rule one process has no more than this one thread; the lock is the process'.
+        self._lock = registry.redis.lock(
+            f"{PREFIX}leader", timeout=LOCK_SECONDS, blocking=False, thread_local=False
+        )
+        self._leads = self._troubled = False
+        self._absent: Set[str] = frozenset()  # of the last look into the broker
+        self._swept: float | None = None  # when, by this process' clock
+        self._unfinished: Set[int] = frozenset()  # rows that were so at the last sweep
+        self._hopeless: set[str] = set()  # jobs that nothing can be done about
+
+    def _restart(self) -> None:
+        """Trust nothing that was observed up to now."""
+        self._observed.restart()
+        self._absent = frozenset()
+
+    def run(self, ended: Callable[[float], bool]) -> None:
+        """Tick until `ended`, which waits so many seconds at most, says so; then step down."""
+        notify("READY=1")
+        while True:
+            began = time.monotonic()
+            try:
+                self.tick()
+                if self._troubled:
+                    tell("well")
+                self._troubled = False
+            except Exception as error:
+                self._restart()
+                if not self._troubled:  # once for each outage
+                    unforeseen = None if isinstance(error, OUTAGES) else error
+                    tell("trouble", unforeseen, reason=in_words(error))
+                self._troubled = True
+            if "WATCHDOG_USEC" in os.environ:
+                notify("WATCHDOG=1")
+            if ended(max(0.0, TICK_SECONDS - (time.monotonic() - began))):
+                break
+        self.step_down()
+
+    def tick(self) -> None:
+        """Look, judge and act, if this is the one that leads.
+
+        Raises RedisError, SQLAlchemyError or kombu's OperationalError where something cannot be
+        asked.
+        """
+        if not self._lead():
+            return
+        sight = self._look()
+        judged = [(case, judge(case, self._limits)) for case in cases(sight, self._observed)]
+        deadline = time.monotonic() + DECIDING_SECONDS
+        for case, decision in judged:
+            if decision and case.name not in self._hopeless:
+                self._try(case, decision)
+                if time.monotonic() > deadline:
+                    break
+        if self._swept is None or time.monotonic() - self._swept >= SWEEP_SECONDS:
+            unfinished = self._read_unfinished(everything=self._swept is None)
+            self._swept = time.monotonic()
+            self._sweep(sight, [case for case, _ in judged], unfinished)
+
+    # -- Leading ----------------------------------------------------------------------------------
+    def _lead(self) -> bool:
+        """Return whether this process leads, trying to if nobody does."""
+        if self._leads:
+            try:
+                self._lock.reacquire()
+                return True
+            except LockError:
+                self._leads = False
+                tell("follows")
+        if self._lock.acquire():
+            self._leads, self._swept = True, None
+            self._restart()
+            tell("leads")
+        return self._leads
+
+    def step_down(self) -> None:
+        """Let another one lead at once."""
+        if self._leads:
+            self._leads = False
+            try:
+                self._lock.release()
+            except (LockError, redis.RedisError) as error:
+                tell("not_released", reason=repr(error))
+
+    # -- Looking ----------------------------------------------------------------------------------
+    def _look(self) -> Sight:
+        workers = self._registry.workers()
+        self._observed.begin()
+        jobs, runs, now = self._registry.jobs(), self._registry.runs(), self._registry.now()
+        queues = {name: self._registry.queue(name) for name in {job.queue for job in jobs.values()}}
+        query_ids = [number for name in jobs if (number := query_id_of(name)) is not None]
+        found: dict[int, rows.Row] = {}
+        if query_ids:
+            with self._database.connect() as connection:
+                found = rows.look_at(connection, query_ids)
+        return Sight(now, workers, queues, jobs, runs, found, self._absent)
+
+    # -- Acting -----------------------------------------------------------------------------------
+    def _try(self, case: Case, decision: Decision) -> None:
+        """Do what was decided; a job with which that fails does not hold up the others."""
+        try:
+            if self._act(case, decision) and decision.event != FORGET:
+                self._decided(
+                    decision,
+                    job=case.name,
+                    queue=case.job.queue,
+                    worker=case.run.worker if case.run else case.host,
+                    attempt=case.job.attempt,
+                )
+        except OUTAGES as error:
+            # A run is writing its row, and will be through when we look again.
+            if not isinstance(getattr(error, "orig", None), psycopg2.errors.LockNotAvailable):
+                raise
+            tell("locked", job=case.name)
+        except Exception as error:
+            self._hopeless.add(case.name)
+            tell("hopeless", error, job=case.name, reason=in_words(error))
+
+    def _act(self, case: Case, decision: Decision) -> bool:
+        """Do what was decided; False where somebody has changed the job meanwhile."""
+        if decision.event == FORGET:
+            self._registry.forget(case.name)
+            return True
+        if decision.event in ("rerun", "resent"):
+            return self._send_again(case)
+        return self._fail(case, decision.reason)
+
+    def _decided(self, decision: Decision, **values: Any) -> None:
+        tell(decision.event, **values, reason=decision.reason)
+        self._registry.decided(decision.event)
+
+    def _change(self, query_id: int, change: Callable[[Any], bool]) -> bool:
+        """Change a row in a transaction of its own, which does not wait long for others."""
+        with self._database.begin() as connection:
+            connection.execute(sqlalchemy.text(f"set local lock_timeout = '{ROW_TIMEOUT}'"))
+            return change(connection)
+
+    def _send_again(self, case: Case) -> bool:
+        """Put a job into its queue once more; False where it has been taken or finished.
+
+        In this order, because each step can be the last: a row that waits, and is in no queue, is
+        found again.
+        """
+        query_id, message = query_id_of(case.name), self._registry.message(case.name)
+        if message is None:
+            return self._fail(case, lost(case))
+        if query_id is None:
+            if self._registry.finished(case.name):
+                self._registry.forget(case.name)
+                return False
+            if case.run and not self._registry.release(case.name, case.run.token):
+                return False
+        else:
+            seen = rows.Row(case.status, case.token)
+            if not self._change(query_id, lambda it: rows.retry(it, query_id, seen)):
+                return False
+            if case.run:
+                self._registry.release(case.name, case.run.token)
+        job = replace(case.job, task_id=str(uuid.uuid4()), attempt=case.job.attempt + 1)
+        self._registry.resent(case.name, job)
+        self._celery.send_task(
+            job.task, message["args"], message["kwargs"], task_id=job.task_id, queue=job.queue
+        )
+        return True
+
+    def _fail(self, case: Case, message: str) -> bool:
+        """End a job with an error; False where it has been taken or finished."""
+        query_id = query_id_of(case.name)
+        if query_id is None:
+            done = self._fail_chart(case, message)
+        else:
+            seen = rows.Row(case.status, case.token)
+            done = self._change(query_id, lambda it: rows.fail(it, query_id, message, seen))
+        if done:
+            self._registry.forget(case.name)
+        return done
+
+    def _fail_chart(self, case: Case, message: str) -> bool:
+        """Write the last event of a chart's job, on its user's stream and on everybody's."""
+        message = self._registry.message(case.name) or {"args": [], "kwargs": {}}
+        metadata = first("job_metadata", message["args"], message["kwargs"]) or {}
+        if "channel_id" not in metadata:
+            return True  # nobody knows whom to tell
+        shown = {key: value for key, value in metadata.items() if key != "guest_token"}
+        prefix, length, length_of_all = STREAMS
+        return self._registry.finish(
+            case.name,
+            case.run.token if case.run else "",
+            {**shown, "status": "error", "errors": rows.errors(message)},
+            {f"{prefix}{metadata['channel_id']}": length, f"{prefix}full": length_of_all},
+        )
+
+    # -- Sweeping ---------------------------------------------------------------------------------
+    def _read_unfinished(self, everything: bool) -> dict[int, rows.Row]:
+        """Return the rows that are not finished: of all, else new ones and those known as such."""
+        with self._database.begin() as connection:
+            found = rows.unfinished(connection, SWEEP_ROWS)
+            older = self._unfinished - found.keys()
+            if older:
+                found.update(rows.look_at(connection, older))
+        if everything:
+            try:
+                with self._database.begin() as connection:
+                    limit = f"set local statement_timeout = '{SWEEP_TIMEOUT}'"
+                    connection.execute(sqlalchemy.text(limit))
+                    found.update(rows.unfinished(connection))
+            except DBAPIError as error:
+                if not isinstance(error.orig, psycopg2.errors.QueryCanceled):
+                    raise
+                tell("old_rows_not_read", reason=f"That took more than {SWEEP_TIMEOUT}.")
+        unfinished = {key: row for key, row in found.items() if row.status in rows.UNFINISHED}
+        self._unfinished = unfinished.keys()
+        return unfinished
+
+    def _sweep(
+        self, sight: Sight, judged: Collection[Case], unfinished: Mapping[int, rows.Row]
+    ) -> None:
+        """Look into the broker, and at the rows of queries that are in no register."""
+        unknown, died = strangers(sight, silences(sight, self._observed), unfinished)
+        suspects = {each.name for each in judged if each.status == "pending" and not each.held}
+        waiting: Set[str] | None = frozenset()
+        if suspects or any(row.status == "pending" for row in unknown.values()):
+            queues = {each.job.queue for each in judged}
+            queues.update(queue for each in sight.workers.values() for queue in each.queues)
+            waiting = self._broker.waiting(queues)
+        self._absent = frozenset() if waiting is None else suspects - waiting
+        for query_id, row in list(unknown.items()):
+            if row.status == "pending" and (waiting is None or query_name(query_id) in waiting):
+                del unknown[query_id]
+        noticed = self._registry.noticed([query_name(query_id) for query_id in unknown])
+        for query_id, row in unknown.items():
+            seconds = noticed[query_name(query_id)]
+            worker, since = died.get(query_id), sight.now - seconds
+            decision = judge_unknown(row.status, seconds, worker, since, self._limits)
+            if decision:
+                self._fail_unknown(query_id, row, decision)
+
+    def _fail_unknown(self, query_id: int, seen: rows.Row, decision: Decision) -> None:
+        def fail(connection: Any) -> bool:
+            return rows.fail(connection, query_id, decision.reason, seen)
+
+        if self._change(query_id, fail):
+            self._decided(decision, job=query_name(query_id))
+
+
+# -- The process ----------------------------------------------------------------------------------
+def tell(event: str, error: Exception | None = None, **values: Any) -> None:
+    """Write a line into the journal; values with blanks are quoted."""
+    texts = {key: str(value) for key, value in values.items()}
+    pairs = (
+        f"{key}={json.dumps(text) if ' ' in text or not text else text}"
+        for key, text in texts.items()
+    )
+    log.info("%s", " ".join([f"event={event}", *pairs]), exc_info=error)
+
+
+def in_words(error: Exception) -> str:
+    """Return an error in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def notify(state: str) -> None:
+    """Tell systemd how this service is, where systemd started it."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.sendto(state.encode(), address.replace("@", "\0", 1))
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=21660,  # Superset's own
+        metavar="SECONDS",
+        help="hard limit of a query, after which its worker kills it",
+    )
+    parser.add_argument(
+        "--reruns",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how often a query that changes nothing is run again when its worker died",
+    )
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    known = facts.load()
+    coordination = known["redis"]["coordination"]
+    watchdog = Watchdog(
+        Registry(facts.redis_url(coordination, facts.GUARD), timeout_seconds=2),
+        facts.database_url(known["database"]),
+        facts.redis_url(coordination, facts.BROKER),
+        Limits(options.time_limit, options.reruns),
+    )
+    # Blocked and waited for, so that nothing is ended halfway.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    watchdog.run(lambda seconds: signal.sigtimedwait(signals, seconds) is not None)
+
+
+if __name__ == "__main__":
+    main()
