@@ -644,8 +644,8 @@ class Watchdog:
 
     def _fail_chart(self, case: Case, message: str) -> bool:
         """Write the last event of a chart's job, on its user's stream and on everybody's."""
-        message = self._registry.message(case.name) or {"args": [], "kwargs": {}}
-        metadata = first("job_metadata", message["args"], message["kwargs"]) or {}
+        sent = self._registry.message(case.name) or {"args": [], "kwargs": {}}
+        metadata = first("job_metadata", sent["args"], sent["kwargs"]) or {}
         if "channel_id" not in metadata:
             return True  # nobody knows whom to tell
         shown = {key: value for key, value in metadata.items() if key != "guest_token"}
