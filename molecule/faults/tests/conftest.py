@@ -1,0 +1,157 @@
+"""The fleet as its users meet it while parts of it fail."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from shared.fleet import WORKER, Fleet, wait
+from shared.ledger import History
+from shared.machines import Machine
+from shared.users import Query, User
+
+from superset_fleet.ansible import ROOT
+
+figures: list[tuple[str, str]] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was measured, and keep it."""
+    terminalreporter.section("figures")
+    for what, figure in figures:
+        terminalreporter.write_line(f"{figure:>12}  {what}")
+    kept = ROOT / ".localcloud" / "fault_figures.json"
+    kept.write_text(json.dumps(figures, indent=1))
+
+
+@pytest.fixture
+def measure() -> Callable[[str, float], None]:
+    """Keep a figure, in seconds; nothing is asserted of it."""
+
+    def keep(what: str, seconds: float) -> None:
+        figure = f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+        figures.append((what, figure))
+
+    return keep
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Fleet]:
+    """The fleet, whose metadata database writes down every change of a query's state."""
+    fleet = Fleet()
+    fleet.ledger.open()
+    try:
+        with fleet.tables():
+            yield fleet
+    finally:
+        fleet.ledger.close()
+        fleet.want_workers(*fleet.workers)
+
+
+@pytest.fixture(scope="session")
+def user(fleet: Fleet) -> Iterator[User]:
+    """An administrator, who may change data in this scenario."""
+    user = fleet.user()
+    before = user.allow(allow_dml=True, allow_ctas=True)
+    yield user
+    user.allow(**before)
+
+
+@pytest.fixture(scope="session")
+def other_user(fleet: Fleet, user: User) -> User:
+    """Another session."""
+    return fleet.user()
+
+
+@pytest.fixture(scope="session")
+def dataset(fleet: Fleet, user: User) -> Iterator[int]:
+    """What charts are made of: it takes as long as the pace `chart` says."""
+    made = user.make_dataset("paced", f"select {fleet.pace('chart', 0)} as seconds")
+    yield made
+    user.remove_dataset(made)
+
+
+@pytest.fixture
+def both(fleet: Fleet) -> tuple[Machine, Machine]:
+    """The machines of two workers that take work."""
+    fleet.want_workers(*fleet.workers)
+    first, second = fleet.workers
+    return first, second
+
+
+@pytest.fixture(autouse=True)
+def every_query_ends_once(fleet: Fleet, user: User, other_user: User) -> Iterator[None]:
+    """Hold what all tests have in common: every query sent has ended once, and nothing is left."""
+    before = len(user.sent), len(other_user.sent)
+    yield
+    sent = user.sent[before[0] :] + other_user.sent[before[1] :]
+    # Those that nobody waits for any more, of runs that are given up.
+    fleet.ledger.sql(
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'warehouse'"
+        " and state = 'active'",
+        "warehouse",
+    )
+    wait("the fleet is idle", fleet.idle)
+    histories = fleet.ledger.histories(query.client_id for query in sent)
+    ends = {query.client_id: len(histories[query.client_id].ends) for query in sent}
+    assert ends == dict.fromkeys(ends, 1), histories
+
+
+@pytest.fixture
+def history(fleet: Fleet) -> Callable[[Query], History]:
+    """Tell what became of a query."""
+
+    def tell(query: Query) -> History:
+        return fleet.ledger.histories([query.client_id])[query.client_id]
+
+    return tell
+
+
+@pytest.fixture
+def fill(fleet: Fleet, user: User) -> Callable[..., list[Query]]:
+    """Take all slots of some workers, and none of others."""
+
+    def take(*machines: Machine) -> list[Query]:
+        slots = sum(worker.slots for worker in fleet.takers())
+        blocker = f"select {fleet.pace('blocker', 120)} as seconds"
+        queries = [user.send(blocker) for _ in range(slots)]
+        for query in queries:
+            place = fleet.wait_for_run(f"query:{query.id}")
+            if place not in machines:
+                user.stop(query)
+        user.wait(query for query in queries if user.look(query).status == "stopped")
+        return [query for query in queries if query.status == "running"]
+
+    return take
+
+
+@pytest.fixture
+def only_on(fleet: Fleet, user: User, fill: Callable[..., list[Query]]) -> Callable[..., object]:
+    """Within this context what is sent runs on one worker, though there are others."""
+
+    @contextmanager
+    def place(machine: Machine) -> Iterator[None]:
+        blockers = fill(*(each for each in fleet.workers if each != machine))
+        try:
+            yield
+        finally:
+            for query in blockers:
+                user.stop(query)
+            user.wait(blockers)
+
+    return place
+
+
+@pytest.fixture
+def kill() -> Callable[..., float]:
+    """End all processes of a unit at once, and return when; systemd starts it again, or not."""
+
+    def end(machine: Machine, *units: str, for_good: bool = False) -> float:
+        names = " ".join(units or [WORKER])
+        stop = f"; systemctl stop {names}" if for_good else ""
+        at = time.time()
+        machine.run(f"systemctl kill --signal KILL {names}{stop}")
+        return at
+
+    return end

@@ -1,0 +1,147 @@
+"""There is no worker, or soon none: nothing waits for one."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+import requests
+from shared.fleet import WORKER, Fleet, wait
+from shared.ledger import History
+from shared.machines import Machine
+from shared.users import Query, User
+
+from superset_fleet.superset_api import SupersetError
+
+Both = tuple[Machine, Machine]
+Measure = Callable[[str, float], None]
+Tell = Callable[[Query], History]
+
+NO_WORKER = "No worker takes queries from the queue 'sql_lab'"
+
+
+def test_a_query_that_waits_can_be_stopped_and_never_runs(
+    user: User, both: Both, fill: Callable[..., list[Query]], history: Tell
+) -> None:
+    blockers = fill(*both)
+    waiting = user.send("select 1 as one")
+    assert user.look(waiting).status == "pending"
+    user.stop(waiting)
+    for query in blockers:
+        user.stop(query)
+    user.wait([waiting, *blockers])
+    assert {query.status for query in [waiting, *blockers]} == {"stopped"}
+    # A later one has gone the same way by then, so it would have run.
+    (later,) = user.wait([user.send("select 2 as two")])
+    assert user.rows(later) == [{"two": 2}]
+    assert history(waiting).runs == []
+
+
+def test_a_stopping_worker_ends_what_it_runs_and_takes_no_more(
+    fleet: Fleet, user: User, both: Both, history: Tell, measure: Measure
+) -> None:
+    first, second = both
+    running = [user.send(f"select {fleet.pace('drain', 20)} as seconds")]
+    place = fleet.wait_for_run(f"query:{running[0].id}")
+    if place != first:
+        first, second = second, first
+    drain(fleet, first)
+    sent = [user.send("select 1 as one") for _ in range(5)]
+    user.wait(sent)
+    assert {(query.status, query.host) for query in sent} == {("success", second.host)}
+    assert [user.rows(query) for query in sent] == 5 * [[{"one": 1}]]
+    running.append(user.send(f"select {fleet.pace('drain', 6)} as seconds"))
+    assert fleet.wait_for_run(f"query:{running[1].id}") == second
+    drain(fleet, second)
+    refused = user.send("select 1 as one")
+    assert refused.status == "refused"
+    assert NO_WORKER in refused.error
+    user.wait(running)
+    assert [query.status for query in running] == ["success", "success"]
+    assert [user.rows(query) for query in running] == [[{"seconds": 20}], [{"seconds": 6}]]
+    assert [len(history(query).runs) for query in running] == [1, 1]
+
+
+def drain(fleet: Fleet, machine: Machine) -> None:
+    """Stop a worker, and wait until it has said that it takes no more."""
+    machine.run(f"systemctl stop --no-block {WORKER}")
+    wait("it drains", lambda: [each.draining for each in fleet.beating(machine).values()] == [True])
+
+
+def test_without_a_worker_queries_and_charts_are_refused_in_the_answer(
+    fleet: Fleet, user: User, dataset: int, history: Tell, measure: Measure
+) -> None:
+    fleet.want_workers()
+    sent = [user.send(f"select {number} as number") for number in range(10)]
+    rows = fleet.ledger.ends(query.client_id for query in sent)
+    for query in sent:
+        assert query.status == "refused"
+        assert query.http_status == 500
+        assert NO_WORKER in query.error
+        row = rows[query.client_id]
+        assert row["status"] == "failed"
+        assert row["error_message"] in query.error
+        assert history(query).runs == []
+        user.stop(query)  # as a user may who has not seen it
+    with pytest.raises(SupersetError, match="No worker takes queries from the queue 'charts'"):
+        user.ask_chart(dataset, "seconds")
+    assert fleet.waiting() == 0
+    times = sorted(query.answered_in for query in sent)
+    measure("no worker: a query is refused, median of ten", times[5])
+    measure("no worker: a query is refused, slowest of ten", times[-1])
+
+
+def test_without_a_worker_anybody_can_see_that(fleet: Fleet) -> None:
+    fleet.want_workers()
+    url = f"{fleet.facts['superset_url']}/fleet/health?queue=sql_lab&queue=charts"
+
+    def lacking() -> requests.Response | None:
+        # Whom to trust is what other tests are about.
+        answer = requests.get(url, verify=False, timeout=30)
+        return answer if answer.status_code == 503 else None
+
+    answer = wait("the queues lack workers", lacking)
+    assert answer.json()["lacking"] == ["sql_lab", "charts"]
+
+
+def test_the_only_worker_s_death_fails_what_it_ran_and_what_waited_for_it(
+    fleet: Fleet,
+    user: User,
+    dataset: int,
+    kill: Callable[..., float],
+    fill: Callable[..., list[Query]],
+    history: Tell,
+    measure: Measure,
+) -> None:
+    only = fleet.workers[1]
+    fleet.want_workers(only)
+    running = fill(only)
+    for query in running[:2]:
+        user.stop(query)
+    user.wait(running[:2])
+    running = running[2:]
+    running.append(
+        user.send(f"insert into scratch.written select 'only', {fleet.pace('only', 60)}")
+    )
+    fleet.pace("chart", 60)
+    chart = user.ask_chart(dataset, "seconds")
+    assert fleet.wait_for_run(f"query:{running[-1].id}") == only
+    assert fleet.wait_for_run(f"chart:{chart}") == only
+    waiting = user.send("select 1 as one")
+
+    died = kill(only, for_good=True)
+    user.wait([*running, waiting])
+    event = user.wait_for_chart(chart)
+
+    for query in [*running, waiting]:
+        assert query.status == "failed"
+        assert "worker" in query.error
+    assert "not run again" in running[-1].error
+    assert history(waiting).runs == []
+    assert [len(history(query).runs) for query in running] == [1] * len(running)
+    assert event["status"] == "error", event
+    assert user.events(chart) == [event]
+    assert fleet.written().get("only", 0) <= 1
+    last = max(history(query).ends[0].at for query in running)
+    measure("the only worker killed: what it ran is failed", last - died)
+    measure("the only worker killed: what waited is failed", history(waiting).ends[0].at - died)
+    measure("… as seen by the test, the chart too", time.time() - died)

@@ -1,0 +1,108 @@
+"""What queries need besides workers fails for some seconds."""
+
+from collections.abc import Callable
+
+import pytest
+from shared.fleet import Fleet, wait
+from shared.ledger import History
+from shared.machines import Machine
+from shared.users import Query, User
+
+from superset_fleet.superset_api import SupersetError
+
+Both = tuple[Machine, Machine]
+Measure = Callable[[str, float], None]
+Tell = Callable[[Query], History]
+
+
+def test_running_queries_outlive_a_restart_and_an_outage_of_the_coordination_redis(
+    fleet: Fleet,
+    user: User,
+    other_user: User,
+    dataset: int,
+    both: Both,
+    history: Tell,
+    measure: Measure,
+) -> None:
+    redis = fleet.one("redis")
+    running = [user.send(f"select {fleet.pace('outage', 25)} as seconds") for _ in range(3)]
+    fleet.pace("chart", 25)
+    chart = user.ask_chart(dataset, "seconds")
+    for job in [f"chart:{chart}", *(f"query:{query.id}" for query in running)]:
+        fleet.wait_for_run(job)
+    redis.run("systemctl restart redis-server@coordination")
+    soon = other_user.send("select 1 as one")
+    # Longer than a worker may be silent.
+    with redis.unreachable(fleet.facts["redis_coordination_port"]):
+        sent = other_user.send("select 1 as one")
+        rows = fleet.ledger.ends([sent.client_id])
+        user.wait([running[0]])  # the outage lasts until then
+    assert sent.status == "refused"
+    assert sent.error
+    assert rows[sent.client_id]["status"] == "failed"
+    assert "broker" in rows[sent.client_id]["error_message"]
+    user.wait(running)
+    for query in running:
+        assert query.status == "success", query
+        assert user.rows(query) == [{"seconds": 25}]
+        assert len(history(query).runs) == 1
+    # It may have come before Redis was up again, and was refused or sent then.
+    other_user.wait([soon])
+    assert soon.status in ("success", "refused")
+    event = user.wait_for_chart(chart)
+    assert event["status"] == "done", event
+    assert user.events(chart) == [event]
+
+    def works() -> Query | None:
+        (query,) = user.wait([user.send("select 1 as one")])
+        return query if query.status == "success" else None
+
+    assert user.rows(wait("a query succeeds", works)) == [{"one": 1}]
+    measure("coordination Redis unreachable: a query is refused", sent.answered_in)
+
+
+def test_a_result_that_is_lost_is_said_to_be_gone_and_new_ones_come(
+    fleet: Fleet, user: User, both: Both
+) -> None:
+    (before,) = user.wait([user.send("select 1 as one")])
+    assert user.rows(before) == [{"one": 1}]
+    fleet.results.flushall()
+    with pytest.raises(SupersetError) as gone:
+        user.rows(before)
+    assert gone.value.status == 410
+    (after,) = user.wait([user.send("select 2 as two")])
+    assert user.rows(after) == [{"two": 2}]
+
+
+def test_every_query_ends_though_the_metadata_database_restarts(
+    fleet: Fleet, user: User, both: Both, history: Tell
+) -> None:
+    # The sample warehouse lives in the same server, so these lose their database, too.
+    running = [user.send(f"select {fleet.pace('restart', 60)} as seconds") for _ in range(3)]
+    writing = user.send(
+        f"insert into scratch.written select 'restart', {fleet.pace('restart', 60)}"
+    )
+    for query in [*running, writing]:
+        fleet.wait_for_run(f"query:{query.id}")
+    fleet.pace("restart", 0.1)
+    fleet.one("postgres").run("systemctl restart postgresql@15-main")
+
+    def ended() -> bool:
+        try:
+            user.wait([*running, writing])
+        except SupersetError:
+            return False  # the web servers have lost their database for a moment
+        return True
+
+    wait("every query has ended", ended)
+    for query in running:
+        if query.status == "success":
+            assert user.rows(query) == [{"seconds": 0.1}]
+        else:
+            assert query.error, query
+    assert writing.status == "failed", writing
+    assert writing.error
+    assert len(history(writing).runs) == 1
+    assert "restart" not in fleet.written()
+    (after,) = user.wait([user.send("select 1 as one")])
+    assert user.rows(after) == [{"one": 1}]

@@ -1,0 +1,70 @@
+"""The machine of a worker loses its power: nothing is told to anybody, not even by TCP."""
+
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from shared.fleet import Fleet, wait
+from shared.ledger import History
+from shared.machines import Machine
+from shared.users import Query, User
+
+from superset_fleet.ansible import ROOT, template
+
+Both = tuple[Machine, Machine]
+
+
+def test_what_it_ran_is_run_again_or_failed_and_another_machine_takes_its_place(
+    fleet: Fleet,
+    user: User,
+    dataset: int,
+    both: Both,
+    only_on: Callable[[Machine], AbstractContextManager[None]],
+    history: Callable[[Query], History],
+    measure: Callable[[str, float], None],
+) -> None:
+    victim, other = both
+    with only_on(victim):
+        reading = user.send(f"select {fleet.pace('power', 60)} as seconds")
+        writing = user.send(
+            f"insert into scratch.written select 'power', {fleet.pace('power', 60)}"
+        )
+        fleet.pace("chart", 60)
+        chart = user.ask_chart(dataset, "seconds")
+        for job in (f"query:{reading.id}", f"query:{writing.id}", f"chart:{chart}"):
+            assert fleet.wait_for_run(job) == victim
+    for name in ("power", "chart"):
+        fleet.pace(name, 0.1)
+    died = victim.cut_power()
+    try:
+        user.wait([reading, writing])
+        event = user.wait_for_chart(chart)
+    finally:
+        replace(fleet, victim)
+    assert reading.status == "success", reading
+    assert (user.rows(reading), reading.host) == ([{"seconds": 0.1}], other.host)
+    assert event["status"] == "done", event
+    assert user.chart_rows(event) == [{"seconds": 0.1}]
+    assert user.events(chart) == [event]
+    assert writing.status == "failed", writing
+    assert "not run again" in writing.error
+    assert len(history(writing).runs) == 1
+    measure("worker's machine dead: a SELECT runs again", history(reading).runs[1].at - died)
+    (after,) = user.wait([user.send("select 1 as one")])
+    assert user.rows(after) == [{"one": 1}]
+
+
+def replace(fleet: Fleet, lost: Machine) -> None:
+    """Wait for the machine that the group starts in place of a lost one, and deploy it."""
+
+    def there() -> bool:
+        names = template("celery_worker", "''").keys()
+        return lost.name not in names and len(names) == 2
+
+    wait("the group has another machine", there)
+    settings = "superset_global_async_queries_enabled=true celery_worker_concurrency=5"
+    command = ["ansible-playbook", "playbooks/celery_worker.yml", "--extra-vars", settings]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    fleet.look_again()
+    fleet.want_workers(*fleet.workers)

@@ -1,0 +1,112 @@
+"""Every change of a query's state, written down by the metadata database itself.
+
+So a query that is finished twice is seen, however short the moment between.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from .machines import Machine
+
+ENDED = {"success", "failed", "stopped", "timed_out"}
+DROP = "drop schema if exists ledger cascade;"
+CREATE = """
+create schema ledger;
+create table ledger.changes (
+  number bigint generated always as identity,
+  at double precision default extract(epoch from clock_timestamp()),
+  query_id integer, client_id text, before text, after text, run numeric
+);
+create index on ledger.changes (query_id);
+-- As its owner: Superset's own user may not write here.
+create function ledger.note() returns trigger language plpgsql security definer as $$
+begin
+  if tg_op = 'INSERT' then
+    insert into ledger.changes (query_id, client_id, before, after)
+    values (new.id, new.client_id, '', new.status);
+  elsif (old.status, old.results_key, old.error_message, old.start_running_time)
+     is distinct from (new.status, new.results_key, new.error_message, new.start_running_time)
+  then
+    insert into ledger.changes (query_id, client_id, before, after, run)
+    values (new.id, new.client_id, old.status, new.status, new.start_running_time);
+  end if;
+  return null;
+end $$;
+create trigger ledger after insert or update on public.query
+for each row execute function ledger.note();
+"""
+
+
+class Change(NamedTuple):
+    """One change of a query's row."""
+
+    at: float  # seconds since 1970
+    query_id: int
+    client_id: str
+    before: str
+    after: str
+    run: float | None
+
+
+class History(list[Change]):
+    """What became of one query."""
+
+    @property
+    def ends(self) -> list[Change]:
+        """The changes that ended it, and those of its end: one in all, if all is well."""
+        return [each for each in self if each.after in ENDED or each.before in ENDED]
+
+    @property
+    def runs(self) -> list[Change]:
+        """The changes with which it began to run."""
+        return [each for each in self if each.after == "running" != each.before]
+
+    @property
+    def status(self) -> str:
+        """How it is."""
+        return self[-1].after if self else "never sent"
+
+
+class Ledger:
+    """The ledger in the metadata database; `postgres` is its machine."""
+
+    def __init__(self, postgres: Machine) -> None:
+        self.postgres = postgres
+
+    def sql(self, text: str, database: str = "superset") -> str:
+        """Run SQL as the database's owner."""
+        psql = f"sudo -u postgres psql --no-psqlrc --quiet -At -v ON_ERROR_STOP=1 -d {database}"
+        return self.postgres.run(f"cd /; {psql} <<'SQL'\n{text}\nSQL")
+
+    def rows(self, text: str, database: str = "superset") -> list[dict[str, Any]]:
+        """Return the rows of a select."""
+        found = self.sql(f"select coalesce(json_agg(t), '[]') from ({text}) t", database)
+        return list(json.loads(found))
+
+    def open(self) -> None:
+        """Begin to write down."""
+        self.sql(f"begin; {DROP} {CREATE} commit;")
+
+    def close(self) -> None:
+        """Forget what was written down, and leave the database as it was."""
+        self.sql(DROP)
+
+    def histories(self, client_ids: Iterable[str] | None = None) -> dict[str, History]:
+        """Return what became of queries, of all or of some, by the ids that their users gave."""
+        chosen = ", ".join(f"'{each}'" for each in client_ids or [])
+        where = f"where client_id in ({chosen})" if chosen else ""
+        columns = ", ".join(Change._fields)
+        found: dict[str, History] = {each: History() for each in client_ids or []}
+        for row in self.rows(f"select {columns} from ledger.changes {where} order by number"):
+            found.setdefault(row["client_id"], History()).append(Change(**row))
+        return found
+
+    def ends(self, client_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return status and error of queries as they stand in Superset's table."""
+        chosen = ", ".join(f"'{each}'" for each in client_ids)
+        columns = "client_id, id, status, error_message"
+        text = f"select {columns} from query where client_id in ({chosen})"
+        return {row["client_id"]: row for row in self.rows(text)} if chosen else {}
