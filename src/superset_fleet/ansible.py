@@ -17,11 +17,16 @@ class AnsibleFailed(Exception):
 
 
 def run_module(
-    hosts: str, module: str, arguments: dict[str, Any], become: bool = False
+    hosts: str,
+    module: str,
+    arguments: dict[str, Any],
+    become: bool = False,
+    python: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run a module on the hosts of a pattern and return its result for each host.
 
     The arguments are templated by Ansible, so a secret is passed as the name of its variable.
+    `python` is the path of a Python whose packages the module needs; else it is the inventory's.
 
     Raises AnsibleFailed with the message of the first host that failed, or when no host matches.
     """
@@ -33,6 +38,7 @@ def run_module(
     ansible = Path(sys.executable).with_name("ansible")
     command = [str(ansible), hosts, "--module-name", module, "--args", json.dumps(arguments)]
     command += ["--become"] if become else []
+    command += ["--extra-vars", f"ansible_python_interpreter={python}"] if python else []
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     try:
         plays = json.loads(done.stdout)["plays"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -57,6 +58,63 @@ def query(arguments: argparse.Namespace) -> None:
     print(said, file=sys.stderr)
 
 
+def workers(arguments: argparse.Namespace) -> None:
+    """Show who takes tasks from which queues, since when, and what they run."""
+    options = {"redis": "{{ superset_facts.redis.coordination }}"}
+    python = "/opt/superset/venv/bin/python"
+    results = run_module("scheduler[0]", "celery_workers", options, python=python)
+    state = {part: next(iter(results.values()))[part] for part in ("workers", "queues")}
+    print(json.dumps(state, indent=2) if arguments.json else tables(state))
+
+
+def tables(state: dict[str, Any]) -> str:
+    """Return workers and queues as tables; a worker is marked that takes no tasks."""
+    heads = ("", "WORKER", "SINCE", "SLOTS", "RUNS", "QUEUES")
+    lines = [
+        (
+            "!" if worker["silent"] or worker["draining"] else "",
+            worker["name"],
+            worker["since"],
+            str(worker["slots"]),
+            runs(worker),
+            ",".join(worker["queues"]),
+        )
+        for worker in state["workers"]
+    ]
+    heads_of_queues = ("", "QUEUE", "WORKERS", "SLOTS", "WAITING")
+    queues = [
+        (
+            "" if queue["workers"] else "!",
+            queue["name"],
+            *(str(queue[number]) for number in ("workers", "slots", "waiting")),
+        )
+        for queue in state["queues"]
+    ]
+    return f"{columns([heads, *lines])}\n\n{columns([heads_of_queues, *queues])}"
+
+
+def runs(worker: dict[str, Any]) -> str:
+    """Return in words what a worker does."""
+    said = [f"silent for {worker['silent_seconds']:.0f} s"] if worker["silent"] else []
+    said += ["draining"] if worker["draining"] else []
+    said += [
+        job["job"] + ("" if job["seconds"] is None else f" ({job['seconds']:.0f} s)")
+        for job in worker["jobs"]
+    ]
+    others = worker["tasks"] - len(worker["jobs"])
+    said += [f"{others} other task{'s' * (others > 1)}"] if others > 0 else []
+    return ", ".join(said) or "-"
+
+
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines whose cells stand below one another."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
 def ssh(arguments: argparse.Namespace) -> None:
     """Replace this process by an ssh session on a machine of a group."""
     names = ["ansible_host", "ansible_user", "ansible_ssh_private_key_file"]
@@ -87,6 +145,8 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("sql", metavar="SQL")
     asked.add_argument("--database", default="warehouse", help="its name in Superset")
     asked.add_argument("--timeout", type=int, default=300, help="seconds to wait for the result")
+    shown = command(workers)
+    shown.add_argument("--json", action="store_true", help="for programs")
     machine = command(ssh)
     machine.add_argument("group", metavar="GROUP")
     machine.add_argument("number", metavar="N", nargs="?", type=int, default=1)

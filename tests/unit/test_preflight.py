@@ -31,7 +31,7 @@ SETTINGS = {
     "postgres_reserved_connections": 10,
     "fleet_surge": 1,
 }
-MACHINES = {"superset_web": 4, "celery_worker": 4, "scheduler": 1}
+MACHINES = {"superset_web": 4, "celery_worker": 4, "scheduler": 2}
 SIZES = dict.fromkeys(preflight.GROUPS, 1)
 
 
@@ -116,7 +116,7 @@ def test_a_step_may_be_as_small_as_its_margin() -> None:
         {"celery_worker_pool_size": 20},
         {"celery_worker_max_overflow": 20},
         {"fleet_surge": 4},
-        {"postgres_max_connections": 197},
+        {"postgres_max_connections": 207},
         {"postgres_reserved_connections": 113},
     ],
     ids=lambda changed: next(iter(changed)),
@@ -128,12 +128,12 @@ def test_more_connections_than_postgresql_takes_are_refused(changed: dict[str, i
 
 
 def test_the_connections_of_the_largest_fleet_may_be_used_up() -> None:
-    # 5 web machines with 2 * 12, 5 workers with 3 * 4, 2 schedulers with 4.
-    exact = {"postgres_max_connections": 188 + 10}
+    # 5 web machines with 2 * 12, 5 workers with 3 * 4, 3 schedulers with 4 + 2.
+    exact = {"postgres_max_connections": 198 + 10}
     assert preflight.violations(SETTINGS | exact, MACHINES) == []
-    (sentence,) = preflight.violations(SETTINGS | {"postgres_max_connections": 197}, MACHINES)
-    assert "188 connections" in sentence
-    assert "Raise postgres_max_connections to 198" in sentence
+    (sentence,) = preflight.violations(SETTINGS | {"postgres_max_connections": 207}, MACHINES)
+    assert "198 connections" in sentence
+    assert "Raise postgres_max_connections to 208" in sentence
 
 
 @pytest.mark.parametrize("group", MACHINES)

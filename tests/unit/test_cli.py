@@ -1,0 +1,63 @@
+"""The command line: what `fleet workers` shows."""
+
+from typing import Any
+
+import pytest
+
+from superset_fleet.cli import runs, tables
+
+WORKER: dict[str, Any] = {
+    "name": "worker@vm-1#1a2b3c4d",
+    "queues": ["sql_lab", "charts"],
+    "slots": 2,
+    "tasks": 0,
+    "jobs": [],
+    "draining": False,
+    "since": "2026-11-22T19:38:54Z",
+    "silent_seconds": 0.4,
+    "silent": False,
+}
+QUEUE = {"name": "sql_lab", "workers": 1, "slots": 2, "waiting": 3, "silent_seconds": 0.4}
+
+
+def test_a_table_of_workers_is_followed_by_one_of_queues() -> None:
+    assert tables({"workers": [WORKER], "queues": [QUEUE]}).splitlines() == [
+        "  WORKER                SINCE                 SLOTS  RUNS  QUEUES",
+        "  worker@vm-1#1a2b3c4d  2026-11-22T19:38:54Z  2      -     sql_lab,charts",
+        "",
+        "  QUEUE    WORKERS  SLOTS  WAITING",
+        "  sql_lab  1        2      3",
+    ]
+
+
+def test_who_takes_no_tasks_and_what_nobody_takes_is_marked() -> None:
+    gone = WORKER | {"silent": True, "silent_seconds": 9.0}
+    draining = WORKER | {"draining": True}
+    shown = tables({"workers": [gone, draining], "queues": [QUEUE | {"workers": 0}]}).splitlines()
+    assert [line[0] for line in shown if line] == [" ", "!", "!", " ", "!"]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ({}, "-"),
+        ({"tasks": 1}, "1 other task"),
+        (
+            {"tasks": 4, "jobs": [{"job": "query:1", "seconds": 3.6}, {"job": "chart:a"}]},
+            "query:1 (4 s), chart:a, 2 other tasks",
+        ),
+        ({"silent": True, "silent_seconds": 8.8}, "silent for 9 s"),
+        (
+            {"draining": True, "tasks": 1, "jobs": [{"job": "query:1", "seconds": 60.0}]},
+            "draining, query:1 (60 s)",
+        ),
+    ],
+)
+def test_what_a_worker_does_is_said_in_words(what: dict[str, Any], words: str) -> None:
+    for job in what.get("jobs", []):
+        job.setdefault("seconds", None)
+    assert runs(WORKER | what) == words
+
+
+def test_a_fleet_without_workers_shows_the_heads_alone() -> None:
+    assert len(tables({"workers": [], "queues": []}).split()) == 9
