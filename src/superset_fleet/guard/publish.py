@@ -92,7 +92,7 @@ def around(guard: Guard) -> Callable[[Any], Any]:
                     return original(self, args, kwargs, **options)
                 except self.app.amqp.connection_errors as error:
                     if admitted:
-                        forget(guard, name)
+                        guard.forget(name)
                     raise Refused(unreachable(error), name, "broker") from error
             except Refused as refused:
                 tell(refused)
@@ -111,14 +111,6 @@ def unreachable(error: Exception) -> str:
         "database. Run it again in a minute. If this stays so, tell your administrator that the "
         "Redis instance 'coordination' is down."
     )
-
-
-def forget(guard: Guard, name: str) -> None:
-    """Take off the job of a task that was not sent; the watchdog does it where this fails."""
-    try:
-        guard.registry.forget(name)
-    except RedisError as error:
-        log.warning("event=not_forgotten job=%s reason=%r", name, error)
 
 
 def tell(refused: Refused) -> None:

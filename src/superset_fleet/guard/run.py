@@ -41,6 +41,7 @@ class Current(threading.local):
 
     query_id: int | None = None
     token: Decimal | str | None = None
+    finished = False  # the query's row was given its last status
 
 
 current = Current()
@@ -72,12 +73,13 @@ def check_row(session: Any, *_: Any) -> None:
             if row != ("running", current.token):
                 raise Fenced(f"its row is {row}")
             query.start_running_time = current.token  # which Superset would set once more
+            current.finished = query.status not in rows.UNFINISHED
 
 
 @contextmanager
 def owning(query_id: int | None, token: Decimal | str) -> Iterator[None]:
     """Say what this thread runs."""
-    current.query_id, current.token = query_id, token
+    current.query_id, current.token, current.finished = query_id, token, False
     try:
         yield
     finally:
@@ -188,24 +190,13 @@ def run_query(guard: Guard, job: str, query_id: int, sql: str, work: Callable[[]
     try:
         with owning(query_id, claim.token), Keeper(is_ours):
             result = work()
+            finished = current.finished
     except Fenced as fenced:
         log.warning("event=fenced job=%s reason=%s", job, fenced)
         return None
-    forget_finished(guard, job, query_id)
+    if finished:  # else the watchdog looks what became of it
+        guard.forget(job)
     return result
-
-
-def forget_finished(guard: Guard, job: str, query_id: int) -> None:
-    """Take off a finished job; what this cannot do the watchdog does."""
-    from superset import db
-
-    try:
-        with db.engine.begin() as connection:
-            row = rows.look(connection, query_id)
-        if row is None or row.status not in rows.UNFINISHED:
-            guard.registry.forget(job)
-    except (RedisError, SQLAlchemyError) as error:
-        log.warning("event=not_forgotten job=%s reason=%r", job, error)
 
 
 # -- Charts ---------------------------------------------------------------------------------------

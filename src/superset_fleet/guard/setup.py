@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
+
+from redis import RedisError
 
 from . import publish, run
 from .registry import Registry
 from .tasks import TASKS
+
+log = logging.getLogger(__name__)
 
 EXTENSION = "superset_fleet_guard"  # its place in Flask's app.extensions
 
@@ -37,6 +42,13 @@ class Guard:
             name: {**(guards if name in TASKS else {}), **(attributes or {}).get(name, {})}
             for name in names
         }
+
+    def forget(self, job: str) -> None:
+        """Take off a job that is over; the watchdog does it where this fails."""
+        try:
+            self.registry.forget(job)
+        except RedisError as error:
+            log.warning("event=not_forgotten job=%s reason=%r", job, error)
 
     def install(self, app: Any) -> None:
         """Join Superset's application: its FLASK_APP_MUTATOR, in web processes and workers."""
