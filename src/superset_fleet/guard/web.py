@@ -26,6 +26,7 @@ from . import registry, rows
 from .tasks import CHARTS, QUERIES, query_id_of
 
 if TYPE_CHECKING:
+    from .publish import Refused
     from .setup import Guard
 
 log = logging.getLogger(__name__)
@@ -164,6 +165,7 @@ class Glance:
 
 
 # -- /fleet ---------------------------------------------------------------------------------------
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 METRICS = {
     "workers": ("workers", "Workers that take tasks from the queue."),
     "workers_draining": ("draining", "Workers that take no more and end what they run."),
@@ -227,7 +229,7 @@ def pages(state: Callable[[], State], names: Callable[[], Iterable[str]]) -> fla
 
     @blueprint.get("/metrics")
     def show_metrics() -> Any:
-        return flask.Response(metrics(state()), content_type="text/plain; version=0.0.4")
+        return flask.Response(metrics(state()), content_type=PROMETHEUS)
 
     @blueprint.errorhandler(Unknown)
     def show_unknown(unknown: Unknown) -> Any:
@@ -242,7 +244,7 @@ def pages(state: Callable[[], State], names: Callable[[], Iterable[str]]) -> fla
 
 
 # -- Answers of Superset --------------------------------------------------------------------------
-def tell_refusal(db: Any, response: flask.Response) -> flask.Response:
+def tell_refusal(db: Any, events: Any, response: flask.Response) -> flask.Response:
     """Give the client of a refused task the guard's words, and write them into the query's row.
 
     Only now, after Superset has rolled back: it would take the row's change back, too. The status
@@ -261,11 +263,30 @@ def tell_refusal(db: Any, response: flask.Response) -> flask.Response:
             log.exception("event=not_failed job=%s", refused.job)
     if response.status_code < 400:
         return response  # who sent the task has coped without it
-    told = flask.jsonify(errors=rows.errors(refused.message))
-    told.status_code = response.status_code
+    job = chart_job(events, refused) if refused.job.startswith("chart:") else None
+    told = flask.jsonify(job or {"errors": rows.errors(refused.message)})
+    told.status_code = 202 if job else response.status_code
     for cookie in response.headers.getlist("Set-Cookie"):
         told.headers.add("Set-Cookie", cookie)
     return told
+
+
+def chart_job(events: Any, refused: Refused) -> dict[str, Any] | None:
+    """Return a refused chart's job, whose failure stands in the stream of events already.
+
+    To Superset's pages an answer with a bad status is "Data error", whatever it says. They show
+    the reason where the job is accepted and then fails. None where no event can be written.
+    """
+    try:
+        channel = events.parse_channel_id_from_request(flask.request)
+        job: dict[str, Any] = events.init_job(channel, None)
+        job["job_id"] = refused.job.removeprefix("chart:")
+        errors = rows.errors(refused.message)
+        events.update_job(job, events.STATUS_ERROR, errors=errors)
+    except Exception:  # whatever it is, the user is told of the refusal
+        log.exception("event=not_failed job=%s", refused.job)
+        return None
+    return job
 
 
 def stop_waiting(db: Any, response: flask.Response) -> flask.Response:
@@ -303,7 +324,13 @@ def load_banner(beneath: jinja2.BaseLoader | None) -> jinja2.BaseLoader:
 
 def init(app: flask.Flask, guard: Guard) -> None:
     """Add all this to Superset's application."""
-    from superset.extensions import celery_app, db, feature_flag_manager, talisman
+    from superset.extensions import (
+        async_query_manager,
+        celery_app,
+        db,
+        feature_flag_manager,
+        talisman,
+    )
 
     @functools.cache  # Celery's routes do not change, and are not all known before the first call
     def names() -> list[str]:
@@ -319,6 +346,6 @@ def init(app: flask.Flask, guard: Guard) -> None:
         talisman(force_https=False)(app.view_functions[endpoint])
     for limiter in app.extensions.get("limiter", ()):
         limiter.exempt(blueprint)  # which asks Redis more often than this does
-    app.after_request(functools.partial(tell_refusal, db))
+    app.after_request(functools.partial(tell_refusal, db, async_query_manager))
     app.after_request(functools.partial(stop_waiting, db))
     app.jinja_loader = load_banner(app.jinja_loader)
