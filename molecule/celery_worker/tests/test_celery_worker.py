@@ -5,6 +5,10 @@ import time
 
 import pytest
 import testinfra
+from shared.fleet import wait
+
+from superset_fleet.facts import GUARD, redis_url
+from superset_fleet.guard.registry import Registry
 
 testinfra_hosts = ["ansible://celery_worker"]
 
@@ -22,6 +26,18 @@ def root(host):
         yield
 
 
+@pytest.fixture
+def registry(fact):
+    """What the workers say of themselves."""
+    return Registry(redis_url(fact("superset_facts")["redis"]["coordination"], GUARD), 10)
+
+
+def beating(host, registry):
+    """Return what this host's workers say of themselves."""
+    hostname = host.check_output("hostname")
+    return [worker for worker in registry.workers().values() if worker.host == hostname]
+
+
 def inspect(host, question):
     """Ask this host's worker one of celery's questions."""
     name = "worker@" + host.check_output("hostname")
@@ -33,6 +49,25 @@ def inspect(host, question):
 
 def test_takes_tasks_from_every_queue(host):
     assert {queue["name"] for queue in inspect(host, "active_queues")} == QUEUES
+
+
+def test_beats_for_every_queue(host, registry):
+    (worker,) = beating(host, registry)
+    assert set(worker.queues) == QUEUES
+    assert not worker.draining
+
+
+def test_is_gone_from_the_registry_as_soon_as_it_has_stopped(host, registry):
+    host.check_output("systemctl stop celery-worker")
+    try:
+        assert beating(host, registry) == []
+    finally:
+        host.check_output("systemctl start celery-worker")
+
+
+def test_is_found_in_the_registry_soon_after_it_has_started(host, registry):
+    host.check_output("systemctl restart celery-worker")
+    wait("it beats", lambda: beating(host, registry), 10)
 
 
 def test_holds_no_more_tasks_than_it_runs(host, fact):

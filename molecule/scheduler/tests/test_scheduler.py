@@ -1,10 +1,33 @@
-"""What the workers may rely on."""
-
-import time
+"""What the workers may rely on: of all schedulers one acts, and another one when that dies."""
 
 import pytest
+import testinfra
+from shared.fleet import wait
 
 testinfra_hosts = ["ansible://scheduler"]
+
+BEAT, WATCHDOG = "celery-beat", "superset-watchdog"
+# What a service writes into its journal when it begins to lead, and when that is over.
+LEADS = {BEAT: "Acquired lock", WATCHDOG: "event=leads"}
+CHANGES = {BEAT: LEADS[BEAT], WATCHDOG: "event=(leads|follows)"}
+TAKES_OVER_SECONDS = 15
+UNITS = pytest.mark.parametrize("unit", LEADS)
+
+# A task that does nothing, every second, and one that the configuration has no more.
+SCHEDULE = """
+from celery import Celery
+from celery.schedules import schedule
+from redbeat import RedBeatSchedulerEntry
+from superset_fleet import facts
+
+app = Celery()
+app.conf.redbeat_redis_url = facts.redis_url(
+    facts.load()["redis"]["coordination"], facts.SCHEDULE
+)
+app.conf.redbeat_redis_options = {{}}
+entry = RedBeatSchedulerEntry("{name}", "celery.backend_cleanup", schedule({seconds}), app=app)
+entry.{action}()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -13,21 +36,121 @@ def root(host):
         yield
 
 
-def test_publishes_the_task_of_every_minute(host):
-    sent = "journalctl --unit celery-beat --since -70s --grep 'Sending due task reports.scheduler'"
-    for _ in range(70):
-        if host.run(sent).rc == 0:
-            return
-        time.sleep(1)
-    pytest.fail("beat published nothing for more than a minute")
+@pytest.fixture
+def schedulers(request):
+    """All machines of the group."""
+    inventory = request.config.option.ansible_inventory
+    return testinfra.get_hosts(testinfra_hosts, ansible_inventory=inventory)
 
 
-def test_keeps_what_it_has_sent_over_a_restart(host):
-    host.check_output("systemctl restart celery-beat")
-    assert host.file("/var/lib/celery-beat/schedule.db").user == "superset"
+def schedule(host, action, name, seconds=1):
+    """Save or delete an entry of the schedule."""
+    program = SCHEDULE.format(action=action, name=name, seconds=seconds)
+    host.check_output(
+        f"SUPERSET_FACTS=/etc/superset/facts.json /opt/superset/venv/bin/python -c '{program}'"
+    )
 
 
-def test_starts_at_boot(host):
-    service = host.service("celery-beat")
+@pytest.fixture
+def pulse(host):
+    """A task that is due every second."""
+    schedule(host, "save", "pulse")
+    yield "Sending due task pulse "
+    schedule(host, "delete", "pulse")
+
+
+def said(host, unit, pattern):
+    """Return the last line with a pattern that a unit wrote since it was started, or ''."""
+    with host.sudo():
+        life = host.check_output(f"systemctl show --property InvocationID --value {unit}")
+        journal = f"journalctl --quiet _SYSTEMD_INVOCATION_ID={life} --reverse --lines 1"
+        return host.run(f"{journal} --grep '{pattern}'").stdout
+
+
+def leading(hosts, unit):
+    """Return those of the machines whose unit leads."""
+    return [host for host in hosts if LEADS[unit] in said(host, unit, CHANGES[unit])]
+
+
+def leader(hosts, unit):
+    """Return the machine whose unit leads, and the others."""
+    (one,) = wait(f"a {unit} leads", lambda: leading(hosts, unit))
+    return one, [host for host in hosts if host is not one]
+
+
+@UNITS
+def test_a_service_that_waits_for_the_lead_has_started_all_the_same(host, unit):
+    service = host.service(unit)
     assert service.is_running
     assert service.is_enabled
+
+
+@UNITS
+def test_one_of_all_leads(schedulers, unit):
+    assert len(schedulers) > 1
+    assert len(wait(f"a {unit} leads", lambda: leading(schedulers, unit))) == 1
+
+
+@UNITS
+def test_another_one_leads_when_the_leader_is_killed(schedulers, unit):
+    one, others = leader(schedulers, unit)
+    with one.sudo():
+        one.check_output(f"systemctl kill --signal KILL {unit}")
+    wait("another one leads", lambda: leading(others, unit), TAKES_OVER_SECONDS)
+    wait("the killed one is back", lambda: one.service(unit).is_running)
+    assert len(leading(schedulers, unit)) == 1
+
+
+def test_another_beat_sends_what_is_due_when_the_leader_is_killed(schedulers, pulse):
+    one, others = leader(schedulers, BEAT)
+    wait("the task is sent", lambda: said(one, BEAT, pulse))
+    with one.sudo():
+        one.check_output(f"systemctl kill --signal KILL {BEAT}")
+    wait(
+        "another one sends it",
+        lambda: any(said(other, BEAT, pulse) for other in others),
+        TAKES_OVER_SECONDS,
+    )
+
+
+@UNITS
+def test_another_one_leads_when_the_leader_is_stopped(schedulers, unit):
+    one, others = leader(schedulers, unit)
+    with one.sudo():
+        one.check_output(f"systemctl stop {unit}")
+    try:
+        wait("another one leads", lambda: leading(others, unit), TAKES_OVER_SECONDS)
+        with one.sudo():
+            result = one.check_output(f"systemctl show --property Result --value {unit}")
+        assert result == "success"
+    finally:
+        with one.sudo():
+            one.check_output(f"systemctl start {unit}")
+
+
+def test_a_task_that_is_configured_no_more_vanishes(host, fact):
+    redis = fact("superset_facts")["redis"]["coordination"]
+    ask = f"REDISCLI_AUTH={redis['password']} redis-cli -h {redis['host']} -p {redis['port']} -n 4 "
+    schedule(host, "save", "gone", 3600)
+    host.check_output(ask + "sadd redbeat::statics gone")
+    host.check_output(f"systemctl restart {BEAT}")
+    assert "gone" not in host.check_output(ask + "smembers redbeat::statics")
+    assert "redbeat:gone" not in host.check_output(ask + "zrange redbeat::schedule 0 -1")
+
+
+def test_no_minute_s_task_was_sent_twice(schedulers):
+    """Holds of all minutes up to now, with what the tests above did in some of them."""
+    wait(
+        "the task of every minute is sent",
+        lambda: any(said(host, BEAT, "Sending due task reports.scheduler") for host in schedulers),
+        70,
+    )
+    minutes = []
+    for host in schedulers:
+        with host.sudo():
+            lines = host.check_output(
+                f"journalctl --quiet --unit {BEAT} --output short-unix"
+                " --grep 'Sending due task reports.scheduler' || true"
+            ).splitlines()
+        minutes += [int(float(line.split()[0])) // 60 for line in lines]
+    assert len(minutes) == len(set(minutes))

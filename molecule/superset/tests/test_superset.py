@@ -1,6 +1,11 @@
 """What every machine of Superset has: packages, configuration, facts; and the database."""
 
+import hashlib
+
 import pytest
+
+from superset_fleet.ansible import ROOT
+from superset_fleet.guard.tasks import TASKS
 
 testinfra_hosts = ["ansible://scheduler"]
 
@@ -30,8 +35,35 @@ def test_the_installed_packages_are_the_locked_ones(host):
 def test_facts_that_cannot_be_used_are_one_clear_error(host, facts):
     refused = host.run(f"SUPERSET_FACTS={facts} {SUPERSET} version")
     assert refused.rc != 0
-    assert f"the facts file {facts} cannot be used" in refused.stderr
+    assert f"The facts file {facts} cannot be used" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_the_guard_is_that_of_this_checkout(host):
+    installed = "/opt/superset/venv/lib/python3.11/site-packages/superset_fleet/"
+    files = [
+        path.relative_to(ROOT / "src/superset_fleet")
+        for path in (ROOT / "src/superset_fleet/guard").rglob("*")
+        if path.suffix in {".py", ".html"}
+    ]
+    sums = host.check_output(f"cd {installed}; sha256sum {' '.join(map(str, files))}").split()
+    here = [
+        hashlib.sha256((ROOT / "src/superset_fleet" / path).read_bytes()).hexdigest()
+        for path in files
+    ]
+    assert sums[::2] == here
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_of_queries_and_charts_is_guarded(host, task):
+    program = f"from superset_config import *; print(CELERY_CONFIG.task_annotations['{task}'])"
+    shown = host.check_output(
+        "cd /etc/superset; SUPERSET_FACTS=/etc/superset/facts.json "
+        f'/opt/superset/venv/bin/python -c "{program}"'
+    )
+    assert "@apply_async" in shown
+    assert "@run" in shown
+    assert "soft_time_limit" in shown
 
 
 def test_the_facts_are_roots_alone(host):
