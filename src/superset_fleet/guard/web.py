@@ -284,7 +284,7 @@ def chart_job(events: Any, refused: Refused) -> dict[str, Any] | None:
         errors = rows.errors(refused.message)
         events.update_job(job, events.STATUS_ERROR, errors=errors)
     except Exception:  # whatever it is, the user is told of the refusal
-        log.exception("event=not_failed job=%s", refused.job)
+        log.exception("event=not_told job=%s", refused.job)
         return None
     return job
 
