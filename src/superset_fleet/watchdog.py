@@ -39,7 +39,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from . import facts
 from .guard import rows
-from .guard.registry import PREFIX, SILENT_SECONDS, Job, Queue, Registry, Run, Worker
+from .guard.registry import BEAT_SECONDS, PREFIX, SILENT_SECONDS, Job, Queue, Registry, Run, Worker
 from .guard.tasks import first, job_name, query_id_of
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ TICK_SECONDS = 1.0
 # What was not looked at for so long was not seen without a break: this process, or the whole
 # machine, was paused. Less than SILENT_SECONDS minus the time between two beats and two ticks.
 BREAK_SECONDS = 3.0
+# A worker that was heard so lately lives: what ended is the process that ran the job.
+LIVELY_SECONDS = 2 * BEAT_SECONDS + TICK_SECONDS
 DECIDING_SECONDS = 1.0  # of one tick; what is left is decided in the next one
 LOCK_SECONDS = 6.0  # so long after the last sign of a leader another one leads
 SWEEP_SECONDS = 10.0  # between two looks into the broker, and at rows that nobody knows
@@ -117,7 +119,7 @@ class Case:
     status: str = ""  # of the row; of a chart pending or running; '' where there is none
     token: Any = None  # of the row
     run: Run | None = None
-    host: str = ""  # the worker that has it, or had it last; '' where that is not known
+    worker: str = ""  # that has it, or had it last; '' where that is not known
     last_beat: float | None = None  # when that worker was heard last, None where it said good-bye
     process_only: bool = False  # that worker lives, but not the process that ran the job
     ran_seconds: float = 0.0
@@ -128,14 +130,14 @@ class Case:
     queue_seen: float | None = None  # when one was seen last, None for never
 
     @property
+    def host(self) -> str:
+        """Where that worker is, e.g. vm of worker@vm#1a2b3c4d."""
+        return self.worker.partition("@")[2].partition("#")[0]
+
+    @property
     def read_only(self) -> bool:
         """Whether it is known that it can be run twice."""
         return query_id_of(self.name) is None or bool(self.run and self.run.read_only)
-
-
-def host_of(worker: str) -> str:
-    """Return the host in the name of a worker, e.g. vm of worker@vm#1a2b3c4d."""
-    return worker.partition("@")[2].partition("#")[0] or worker
 
 
 def silences(sight: Sight, observed: Observed) -> dict[str, float]:
@@ -210,9 +212,9 @@ def cases(sight: Sight, observed: Observed) -> Iterator[Case]:
             status=row.status,
             token=row.token,
             run=run,
-            host=host_of(owner),
+            worker=owner,
             last_beat=worker.last_beat if worker else None,
-            process_only=bool(worker) and silent[owner] < SILENT_SECONDS,
+            process_only=bool(worker) and silent[owner] < LIVELY_SECONDS,
             ran_seconds=sight.now - run.at if run else 0.0,
             held=bool(having) and orphan < SILENT_SECONDS,
             orphan_seconds=orphan,
@@ -571,7 +573,7 @@ class Watchdog:
                     decision,
                     job=case.name,
                     queue=case.job.queue,
-                    worker=case.run.worker if case.run else case.host,
+                    worker=case.worker,
                     attempt=case.job.attempt,
                 )
         except OUTAGES as error:
