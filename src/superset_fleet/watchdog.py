@@ -19,6 +19,7 @@ import binascii
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import time
@@ -735,6 +736,19 @@ def notify(state: str) -> None:
             systemd.sendto(state.encode(), address.replace("@", "\0", 1))
 
 
+def until_terminated() -> Callable[[float], bool]:
+    """Return what waits so many seconds at most and tells whether this process is to end.
+
+    SIGTERM and SIGINT interrupt that wait and nothing else, so no decision is left halfway.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return lambda seconds: bool(select.select([reading], [], [], seconds)[0])
+
+
 def main() -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -762,10 +776,7 @@ def main() -> None:
         facts.redis_url(coordination, facts.BROKER),
         Limits(options.time_limit, options.reruns),
     )
-    # Blocked and waited for, so that nothing is ended halfway.
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    watchdog.run(lambda seconds: signal.sigtimedwait(signals, seconds) is not None)
+    watchdog.run(until_terminated())
 
 
 if __name__ == "__main__":
