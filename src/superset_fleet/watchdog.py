@@ -512,7 +512,7 @@ class Watchdog:
         Raises RedisError, SQLAlchemyError or kombu's OperationalError where something cannot be
         asked.
         """
-        if not self._lead():
+        if not self.lead():
             return
         sight = self._look()
         judged = [(case, judge(case, self._limits)) for case in cases(sight, self._observed)]
@@ -528,7 +528,7 @@ class Watchdog:
             self._sweep(sight, [case for case, _ in judged], unfinished)
 
     # -- Leading ----------------------------------------------------------------------------------
-    def _lead(self) -> bool:
+    def lead(self) -> bool:
         """Return whether this process leads, trying to if nobody does."""
         if self._leads:
             try:
