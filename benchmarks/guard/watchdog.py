@@ -8,10 +8,10 @@ FACTS.json names a Redis and a PostgreSQL for tests, as on a scheduler:
     {"redis": {"coordination": {"host": ..., "port": ..., "password": ...}},
      "database": {"host": ..., "port": ..., "name": ..., "user": ..., "password": ...}}
 
-Refuses servers that are in use: the watchdog would end their queries. Of the queries (500) four in five run, eight on each
-worker, which beats once a second; the others wait in the broker. Prints the watchdog's resident
-memory and its share of one core over so many seconds (60), leaves nothing behind. Needs Celery,
-redis, SQLAlchemy and psycopg2: Superset's environment, with PYTHONPATH=src.
+Refuses servers that are in use: the watchdog would end their queries. Of the queries (500) four in
+five run, eight on each worker, which beats once a second; the others wait in the broker. Prints the
+watchdog's resident memory and its share of one core over so many seconds (60), leaves nothing
+behind. Needs Celery, redis, SQLAlchemy and psycopg2: Superset's environment, with PYTHONPATH=src.
 """
 
 from __future__ import annotations
