@@ -1,10 +1,13 @@
 """What the publish guard says, and by which names it knows jobs."""
 
+from typing import Any
+
 import pytest
 from celery import Celery
 
 from superset_fleet.guard import publish
-from superset_fleet.guard.registry import Queue
+from superset_fleet.guard.registry import Queue, Registry, Worker
+from superset_fleet.guard.setup import Guard
 from superset_fleet.guard.tasks import job_name, query_id_of
 
 METADATA = {"job_id": "1f0c", "channel_id": "c"}
@@ -47,7 +50,7 @@ def test_a_refusal_names_the_queue_and_since_when_it_has_no_worker(
     assert "Run it again" in message
 
 
-def nothing() -> None:
+def nothing(*_: object) -> None:
     """A task that does nothing."""
 
 
@@ -68,3 +71,50 @@ def test_the_queue_asked_for_is_the_one_that_celery_routes_to(app: Celery) -> No
     assert publish.queue_name(routed, None, None, {}) == "sql_lab"
     assert publish.queue_name(routed, None, None, {"queue": "reports"}) == "reports"
     assert publish.queue_name(other, None, None, {}) == "default"
+
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+def guarded(guard: Guard, broker: str) -> Any:
+    """Return a guarded task of Celery's."""
+    app = Celery(broker=broker)
+    app.conf.update(
+        task_annotations=guard.annotations({"sql_lab.get_sql_results": {"rate_limit": "7/m"}}),
+        task_default_queue="sql_lab",
+        task_ignore_result=True,
+        task_publish_retry=False,
+    )
+    return app.task(nothing, name="sql_lab.get_sql_results")
+
+
+def test_a_broker_that_does_not_answer_is_told_and_nothing_is_left_in_the_register(
+    redis_url: str,
+) -> None:
+    guard = Guard(redis_url)
+    guard.registry.beat("worker@vm#1", Worker("vm", 1, ["sql_lab"], 1))
+    with pytest.raises(publish.Refused, match="does not answer") as refused:
+        guarded(guard, NOWHERE).delay(17, "select 1")
+    assert (refused.value.reason, refused.value.job) == ("broker", "query:17")
+    assert guard.registry.jobs() == {}
+
+
+def test_what_no_worker_takes_is_refused_and_does_not_reach_the_broker(redis_url: str) -> None:
+    guard = Guard(redis_url)
+    guard.registry.redis.flushall()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("superset_fleet.guard.registry.REDIS_START_SECONDS", -1)
+        with pytest.raises(publish.Refused, match="none was ever seen"):
+            guarded(guard, redis_url).delay(17, "select 1")
+    assert guard.registry.redis.llen("sql_lab") == 0
+
+
+def test_a_task_is_sent_as_ever_where_the_registry_does_not_answer(redis_url: str) -> None:
+    registry = Registry(redis_url)
+    registry.redis.flushall()
+    guarded(Guard(NOWHERE), redis_url).delay(17, "select 1")
+    assert registry.redis.llen("sql_lab") == 1
+
+
+def test_other_attributes_of_a_task_are_kept(redis_url: str) -> None:
+    assert guarded(Guard(redis_url), redis_url).rate_limit == "7/m"

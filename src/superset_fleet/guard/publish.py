@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import flask
 from celery.utils import uuid
+from kombu.exceptions import OperationalError
 from kombu.utils import json
 from redis import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
 from . import rows
 from .registry import Job, Queue
@@ -90,12 +92,14 @@ def around(guard: Guard) -> Callable[[Any], Any]:
                 admitted = admit(guard, self, args, kwargs, options)
                 try:
                     return original(self, args, kwargs, **options)
-                except self.app.amqp.connection_errors as error:
+                except Exception as error:
                     if admitted:
                         guard.forget(name)
-                    raise Refused(unreachable(error), name, "broker") from error
+                    if isinstance(error, OperationalError):
+                        raise Refused(unreachable(error), name, "broker") from error
+                    raise
             except Refused as refused:
-                tell(refused)
+                tell(guard, refused)
                 raise
 
         return apply_async
@@ -107,25 +111,27 @@ def unreachable(error: Exception) -> str:
     """Return what a user is told when the task could not be sent."""
     return (
         "The message broker, by which queries reach the workers, does not answer "
-        f"({type(error).__name__}), so this query was not started and has not touched the "
-        "database. Run it again in a minute. If this stays so, tell your administrator that the "
-        "Redis instance 'coordination' is down."
+        f"({type(error.__cause__ or error).__name__}), so this query was not started and has not "
+        "touched the database. Run it again in a minute. If this stays so, tell your administrator "
+        "that the Redis instance 'coordination' is down."
     )
 
 
-def tell(refused: Refused) -> None:
+def tell(guard: Guard, refused: Refused) -> None:
     """See to it that the refusal is told to the user and written into the query's row.
 
     Superset rolls back what it writes when sending fails, and words the error by itself; so in a
     request this is done when that is over (web.py).
     """
     log.warning("event=refused job=%s reason=%s", refused.job, refused.reason)
+    query_id = query_id_of(refused.job)
     if flask.has_request_context():
         flask.g.guard_refused = refused
-        return
-    query_id = query_id_of(refused.job)
-    if query_id is not None:
+    elif query_id is not None and guard.app:
         from superset import db
 
-        with db.engine.begin() as connection:
-            rows.fail(connection, query_id, refused.message)
+        try:
+            with guard.app.app_context(), db.engine.begin() as connection:
+                rows.fail(connection, query_id, refused.message)
+        except SQLAlchemyError as error:  # the watchdog ends it
+            log.warning("event=not_failed job=%s reason=%r", refused.job, error)
