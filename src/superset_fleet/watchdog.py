@@ -150,15 +150,20 @@ def silences(sight: Sight, observed: Observed) -> dict[str, float]:
 
 
 def queue_silences(sight: Sight, observed: Observed) -> dict[str, float]:
-    """Return for how long the heartbeats of all who take from a queue have stood still."""
-    beats: dict[str, set[tuple[str, float]]] = defaultdict(set)
-    for name, worker in sight.workers.items():
-        for queue in [] if worker.draining else worker.queues:
+    """Return for how long the heartbeats of all who take from a queue have stood still.
+
+    A worker without any queue is on its way back to the broker, and may take from each of them.
+    """
+    takers = {name: worker for name, worker in sight.workers.items() if not worker.draining}
+    queues = {queue for worker in takers.values() for queue in worker.queues}
+    queues.update(job.queue for job in sight.jobs.values())
+    beats: dict[str, set[tuple[str, float]]] = {queue: set() for queue in queues}
+    for name, worker in takers.items():
+        for queue in worker.queues or queues:
             beats[queue].add((name, worker.last_beat))
-    queues = beats.keys() | {job.queue for job in sight.jobs.values()}
     return {
-        queue: observed.seconds(("queue", queue), frozenset(beats.get(queue, ())))
-        for queue in queues
+        queue: observed.seconds(("queue", queue), frozenset(those))
+        for queue, those in beats.items()
     }
 
 
@@ -334,6 +339,13 @@ UNKNOWN_OUTCOME = (
 ADMINISTRATOR = "(your administrator sees: fleet workers)"
 
 
+def not_run(case: Case) -> str:
+    """Return what did not happen to a query that waits; an earlier attempt may have begun it."""
+    if case.job.attempt == 1:
+        return "was not started and has not touched the database"
+    return "was not run again; nothing was changed by it"
+
+
 def no_worker(case: Case) -> str:
     """Return what a user is told whose query no worker will take."""
     if case.queue_seen is None:
@@ -341,19 +353,17 @@ def no_worker(case: Case) -> str:
     else:
         since = f"the last one was seen at {clock(case.queue_seen)}"
     return (
-        f"No worker takes queries from the queue '{case.job.queue}' ({since}), so this one was not "
-        "started and has not touched the database. Run it again when a worker is back "
-        f"{ADMINISTRATOR}."
+        f"No worker takes queries from the queue '{case.job.queue}' ({since}), so this one "
+        f"{not_run(case)}. Run it again when a worker is back {ADMINISTRATOR}."
     )
 
 
 def lost(case: Case) -> str:
     """Return what a user is told whose query never reached a worker."""
     return (
-        f"This query was lost on its way to a worker, {case.job.attempt} times, so it was not "
-        "started and has not touched the database. Run it again. If this happens again, tell your "
-        "administrator that the workers do not keep what they take from the queue "
-        f"'{case.job.queue}'."
+        f"This query was lost on its way to a worker (attempt {case.job.attempt}), so it "
+        f"{not_run(case)}. Run it again. If this happens again, tell your administrator that the "
+        f"workers do not keep what they take from the queue '{case.job.queue}'."
     )
 
 

@@ -155,6 +155,13 @@ def test_a_user_is_told_since_when_a_queue_has_no_worker() -> None:
     assert "seen at 2026-07-23 09:46:40 UTC" in reason(replace(empty, queue_seen=1784800000.0))
 
 
+def test_a_query_that_an_earlier_attempt_began_is_not_said_to_be_untouched() -> None:
+    empty = replace(WAITS, queue_silent=True)
+    assert "was not started and has not touched the database" in reason(empty)
+    began = replace(empty, job=replace(JOB, attempt=2))
+    assert "was not run again; nothing was changed by it" in reason(began)
+
+
 @pytest.mark.parametrize(
     ("status", "seconds", "worker", "event"),
     [
@@ -237,6 +244,21 @@ def test_the_only_worker_of_a_queue_leaves_it_silent() -> None:
     assert not scene.look(5)["query:17"].queue_silent
     case = scene.look(1)["query:17"]
     assert case.queue_silent and case.queue_seen == 1940.0
+
+
+def test_a_worker_that_is_on_its_way_back_to_the_broker_may_take_from_each_queue() -> None:
+    scene = Scene("query:17")
+    scene.add("worker@vm#1")
+    scene.look(10)
+    scene.workers["worker@vm#1"] = replace(scene.workers["worker@vm#1"], queues=[])
+    assert not scene.look(60)["query:17"].queue_silent
+
+
+def test_a_worker_of_another_queue_does_not_take_from_this_one() -> None:
+    scene = Scene("query:17")
+    scene.add("worker@vm#1")
+    scene.workers["worker@vm#1"] = replace(scene.workers["worker@vm#1"], queues=["reports"])
+    assert scene.look(7)["query:17"].queue_silent
 
 
 def test_a_worker_that_drains_takes_nothing_and_keeps_what_it_runs() -> None:
