@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import functools
 import json
 import logging
 import os
@@ -178,11 +179,8 @@ def holders(sight: Sight) -> dict[str, list[str]]:
 
 def cases(sight: Sight, observed: Observed) -> Iterator[Case]:
     """Make of what is seen, and since when, what is to be judged."""
-    silent, queue_silent, held = (
-        silences(sight, observed),
-        queue_silences(sight, observed),
-        holders(sight),
-    )
+    silent, queue_silent = silences(sight, observed), queue_silences(sight, observed)
+    held = holders(sight)
     for name, job in sight.jobs.items():
         query_id, run = query_id_of(name), sight.runs.get(name)
         if query_id is None:
@@ -336,6 +334,10 @@ UNKNOWN_OUTCOME = (
     "It may have changed data, so its outcome is unknown and it was not run again. Check the data "
     "before you run it again."
 )
+FORGOTTEN = (
+    "This query could not be sent to a worker once more, because what was sent is not known any "
+    "more. Nothing was changed by it; run it again."
+)
 ADMINISTRATOR = "(your administrator sees: fleet workers)"
 
 
@@ -479,10 +481,8 @@ class Watchdog:
                 "tcp_user_timeout": 5000,  # milliseconds
             },
         )
-        # As a rule one process has no more than this one thread; the lock is the process'.
-        self._lock = registry.redis.lock(
-            f"{PREFIX}leader", timeout=LOCK_SECONDS, blocking=False, thread_local=False
-        )
+        name = f"{PREFIX}leader"
+        self._lock = registry.redis.lock(name, timeout=LOCK_SECONDS, blocking=False)
         self._leads = self._troubled = False
         self._absent: Set[str] = frozenset()  # of the last look into the broker
         self._swept: float | None = None  # when, by this process' clock
@@ -528,8 +528,14 @@ class Watchdog:
         judged = [(case, judge(case, self._limits)) for case in cases(sight, self._observed)]
         deadline = time.monotonic() + DECIDING_SECONDS
         for case, decision in judged:
-            if decision and case.name not in self._hopeless:
-                self._try(case, decision)
+            if decision:
+                self._try(
+                    case.name,
+                    functools.partial(self._act, case, decision),
+                    queue=case.job.queue,
+                    worker=case.worker,
+                    attempt=case.job.attempt,
+                )
                 if time.monotonic() > deadline:
                     break
         if self._swept is None or time.monotonic() - self._swept >= SWEEP_SECONDS:
@@ -576,54 +582,54 @@ class Watchdog:
         return Sight(now, workers, queues, jobs, runs, found, self._absent)
 
     # -- Acting -----------------------------------------------------------------------------------
-    def _try(self, case: Case, decision: Decision) -> None:
-        """Do what was decided; a job with which that fails does not hold up the others."""
+    def _try(self, name: str, act: Callable[[], Decision | None], **values: Any) -> None:
+        """Do what was decided about a job, and say so; where that fails, go on with the others."""
+        if name in self._hopeless:
+            return
         try:
-            if self._act(case, decision) and decision.event != FORGET:
-                self._decided(
-                    decision,
-                    job=case.name,
-                    queue=case.job.queue,
-                    worker=case.worker,
-                    attempt=case.job.attempt,
-                )
-        except OUTAGES as error:
-            # A run is writing its row, and will be through when we look again.
-            if not isinstance(getattr(error, "orig", None), psycopg2.errors.LockNotAvailable):
-                raise
-            tell("locked", job=case.name)
+            done = act()
+        except OUTAGES:
+            raise
         except Exception as error:
-            self._hopeless.add(case.name)
-            tell("hopeless", error, job=case.name, reason=in_words(error))
+            self._hopeless.add(name)
+            tell("hopeless", error, job=name, reason=in_words(error))
+            return
+        if done and done.event != FORGET:
+            tell(done.event, job=name, **values, reason=done.reason)
+            self._registry.decided(done.event)
 
-    def _act(self, case: Case, decision: Decision) -> bool:
-        """Do what was decided; False where somebody has changed the job meanwhile."""
+    def _act(self, case: Case, decision: Decision) -> Decision | None:
+        """Do what was decided; return what was done, None if somebody has changed the job."""
         if decision.event == FORGET:
             self._registry.forget(case.name)
-            return True
+            return decision
         if decision.event in ("rerun", "resent"):
-            return self._send_again(case)
-        return self._fail(case, decision.reason)
-
-    def _decided(self, decision: Decision, **values: Any) -> None:
-        tell(decision.event, **values, reason=decision.reason)
-        self._registry.decided(decision.event)
+            message = self._registry.message(case.name)
+            if message is not None:
+                return decision if self._send_again(case, message) else None
+            decision = Decision("failed_lost", FORGOTTEN)
+        return decision if self._fail(case, decision.reason) else None
 
     def _change(self, query_id: int, change: Callable[[Any], bool]) -> bool:
-        """Change a row in a transaction of its own, which does not wait long for others."""
-        with self._database.begin() as connection:
-            connection.execute(sqlalchemy.text(f"set local lock_timeout = '{ROW_TIMEOUT}'"))
-            return change(connection)
+        """Change a row in a transaction of its own; False where it was changed by another party."""
+        try:
+            with self._database.begin() as connection:
+                connection.execute(sqlalchemy.text(f"set local lock_timeout = '{ROW_TIMEOUT}'"))
+                return change(connection)
+        except DBAPIError as error:
+            if not isinstance(error.orig, psycopg2.errors.LockNotAvailable):
+                raise
+            # A run is writing its row, and will be through when we look again.
+            tell("locked", job=query_name(query_id))
+            return False
 
-    def _send_again(self, case: Case) -> bool:
+    def _send_again(self, case: Case, message: Mapping[str, Any]) -> bool:
         """Put a job into its queue once more; False where it has been taken or finished.
 
         In this order, because each step can be the last: a row that waits, and is in no queue, is
         found again.
         """
-        query_id, message = query_id_of(case.name), self._registry.message(case.name)
-        if message is None:
-            return self._fail(case, lost(case))
+        query_id = query_id_of(case.name)
         if query_id is None:
             if self._registry.finished(case.name):
                 self._registry.forget(case.name)
@@ -638,6 +644,7 @@ class Watchdog:
                 self._registry.release(case.name, case.run.token)
         job = replace(case.job, task_id=str(uuid.uuid4()), attempt=case.job.attempt + 1)
         self._registry.resent(case.name, job)
+        self._absent -= {case.name}
         self._celery.send_task(
             job.task, message["args"], message["kwargs"], task_id=job.task_id, queue=job.queue
         )
@@ -713,14 +720,16 @@ class Watchdog:
             worker, since = died.get(query_id), sight.now - seconds
             decision = judge_unknown(row.status, seconds, worker, since, self._limits)
             if decision:
-                self._fail_unknown(query_id, row, decision)
+                act = functools.partial(self._fail_unknown, query_id, row, decision)
+                self._try(query_name(query_id), act)
+        for name, run in sight.runs.items():
+            if name not in sight.jobs and run.worker not in sight.workers:
+                self._registry.release(name, run.token)  # of a worker that died long ago
 
-    def _fail_unknown(self, query_id: int, seen: rows.Row, decision: Decision) -> None:
-        def fail(connection: Any) -> bool:
-            return rows.fail(connection, query_id, decision.reason, seen)
-
-        if self._change(query_id, fail):
-            self._decided(decision, job=query_name(query_id))
+    def _fail_unknown(self, query_id: int, seen: rows.Row, decision: Decision) -> Decision | None:
+        message = decision.reason
+        done = self._change(query_id, lambda it: rows.fail(it, query_id, message, seen))
+        return decision if done else None
 
 
 # -- The process ----------------------------------------------------------------------------------
