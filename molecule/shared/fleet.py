@@ -117,9 +117,11 @@ class Fleet:
         return sum(int(self.broker.llen(name)) for name in [*lists, *QUEUES])
 
     def idle(self) -> bool:
-        """Return whether no worker has anything to do, nothing waits, and no job is open."""
+        """Return whether no worker has anything to do, and no job is open."""
         busy = any(worker.tasks or worker.reserved for worker in self.beating().values())
-        return not (busy or self.waiting() or self.registry.jobs())
+        # What an earlier life of a worker gave back is skipped by the next one.
+        waiting = self.takers() and self.waiting()
+        return not (busy or waiting or self.registry.jobs())
 
     # -- How long a query takes -------------------------------------------------------------------
     def pace(self, name: str, seconds: float) -> str:

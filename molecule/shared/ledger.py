@@ -59,6 +59,16 @@ class History(list[Change]):
         """The changes that ended it, and those of its end: one in all, if all is well."""
         return [each for each in self if each.after in ENDED or each.before in ENDED]
 
+    def ended_once(self, stopped: bool) -> bool:
+        """Return whether it ended once.
+
+        Superset stops a query in the database first: there its worker may meet the error, and
+        fail it, a moment before Superset writes down that its user stopped it.
+        """
+        ends = [(each.before, each.after) for each in self.ends]
+        race = [("running", "failed"), ("failed", "stopped")]
+        return len(ends) == 1 or (stopped and ends == race)
+
     @property
     def runs(self) -> list[Change]:
         """The changes with which it began to run."""

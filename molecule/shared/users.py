@@ -29,6 +29,7 @@ class Query:
     host: str = ""  # of the machine whose worker ran it, as the query is signed
     answered_in: float = 0.0  # seconds
     http_status: int = 202
+    stopped: bool = False  # by its user
 
 
 @dataclass
@@ -43,7 +44,8 @@ class User:
     sent: list[Query] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.superset = Superset(self.url, self.ca_certificate)
+        # Longer than HAProxy waits: what is seen is the fleet's answer.
+        self.superset = Superset(self.url, self.ca_certificate, timeout=180)
         self.superset.log_in(self.username, self.password)
         self.database_id = self.superset.find_database(self.database)
 
@@ -117,9 +119,22 @@ class User:
         answer = self.superset.ask(f"fetch the result of query {query.id}", "GET", path, query=key)
         return list(answer["data"])
 
-    def stop(self, query: Query) -> None:
-        """Stop a query. Raises SupersetError where that cannot be."""
-        self.superset.ask("stop", "POST", "/api/v1/query/stop", {"client_id": query.client_id})
+    def stop(self, query: Query, timeout: float = 10) -> None:
+        """Stop a query. Raises SupersetError where that cannot be.
+
+        One that has only just begun cannot be stopped in Superset for a moment.
+        """
+        query.stopped = True
+        deadline = time.monotonic() + timeout
+        while True:
+            body = {"client_id": query.client_id}
+            try:
+                self.superset.ask("stop", "POST", "/api/v1/query/stop", body)
+                return
+            except SupersetError as error:
+                if error.status != 422 or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
 
     @staticmethod
     def _note(query: Query, status: str, error: str | None, key: str | None) -> Query:

@@ -86,16 +86,24 @@ def every_query_ends_once(fleet: Fleet, user: User, other_user: User) -> Iterato
     before = len(user.sent), len(other_user.sent)
     yield
     sent = user.sent[before[0] :] + other_user.sent[before[1] :]
-    # Those that nobody waits for any more, of runs that are given up.
-    fleet.ledger.sql(
-        "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'warehouse'"
-        " and state = 'active'",
-        "warehouse",
-    )
-    wait("the fleet is idle", fleet.idle)
+
+    def settled() -> bool:
+        # What is still asked there is of runs that are given up.
+        fleet.ledger.sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'warehouse'"
+            " and state = 'active'",
+            "warehouse",
+        )
+        return fleet.idle()
+
+    wait("the fleet is idle", settled)
     histories = fleet.ledger.histories(query.client_id for query in sent)
-    ends = {query.client_id: len(histories[query.client_id].ends) for query in sent}
-    assert ends == dict.fromkeys(ends, 1), histories
+    wrong = [
+        f"{query.sql}: {[(each.before, each.after) for each in histories[query.client_id]]}"
+        for query in sent
+        if not histories[query.client_id].ended_once(query.stopped)
+    ]
+    assert wrong == []
 
 
 @pytest.fixture
