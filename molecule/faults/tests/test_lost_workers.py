@@ -63,6 +63,7 @@ def test_of_what_a_killed_worker_ran_only_what_reads_is_run_again(
     assert len(history(reading).runs) == 2
     assert event["status"] == "done", event
     assert user.chart_rows(event) == [{"seconds": 0.1}]
+    assert user.events(chart) == [event]
     for query in writing:
         assert query.status == "failed", query
         assert NOT_AGAIN in query.error
@@ -75,44 +76,31 @@ def test_of_what_a_killed_worker_ran_only_what_reads_is_run_again(
     measure("worker killed: INSERT, script and CTAS are failed", worst - died)
 
 
-def test_a_chart_has_one_last_event_though_its_worker_was_killed(
-    fleet: Fleet,
-    user: User,
-    dataset: int,
-    both: Both,
-    only_on: OnlyOn,
-) -> None:
-    with only_on(both[0]):
-        fleet.pace("chart", 60)
-        chart = user.ask_chart(dataset, "seconds")
-        assert fleet.wait_for_run(f"chart:{chart}") == both[0]
-    fleet.pace("chart", 0.2)
-    kill_children(both[0])
-    event = user.wait_for_chart(chart)
-    assert event["status"] == "done", event
-    assert user.chart_rows(event) == [{"seconds": 0.2}]
-    wait("the fleet is idle", fleet.idle)
-    assert user.events(chart) == [event]
-
-
 def kill_children(machine: Machine) -> None:
     """End the processes of a worker that run tasks, as the kernel does that runs out of memory."""
     machine.run(f"pkill -KILL -P $(systemctl show --property MainPID --value {WORKER})")
 
 
-def test_a_query_whose_process_is_killed_runs_again_if_it_only_reads(
-    fleet: Fleet, user: User, both: Both, only_on: OnlyOn, history: Tell
+def test_what_a_killed_process_ran_is_run_again_if_it_only_reads(
+    fleet: Fleet, user: User, dataset: int, both: Both, only_on: OnlyOn, history: Tell
 ) -> None:
     with only_on(both[0]):
         reading = user.send(f"select {fleet.pace('child', 60)} as seconds")
         writing = user.send(insert(fleet, "child inserted", 60))
-        for query in (reading, writing):
-            assert fleet.wait_for_run(f"query:{query.id}") == both[0]
-    fleet.pace("child", 0.1)
+        fleet.pace("chart", 60)
+        chart = user.ask_chart(dataset, "seconds")
+        for job in (f"query:{reading.id}", f"query:{writing.id}", f"chart:{chart}"):
+            assert fleet.wait_for_run(job) == both[0]
+    for name in ("child", "chart"):
+        fleet.pace(name, 0.1)
     kill_children(both[0])
     user.wait([reading, writing])
+    event = user.wait_for_chart(chart)
     assert reading.status == "success", reading
     assert user.rows(reading) == [{"seconds": 0.1}]
+    assert event["status"] == "done", event
+    assert user.chart_rows(event) == [{"seconds": 0.1}]
+    assert user.events(chart) == [event]
     assert writing.status == "failed", writing
     assert NOT_AGAIN in writing.error
     assert len(history(writing).runs) == 1
@@ -181,7 +169,6 @@ def test_a_worker_that_was_silent_for_a_moment_goes_on(
         query = user.send(f"select {fleet.pace('moment', 4)} as seconds")
         assert fleet.wait_for_run(f"query:{query.id}") == both[0]
     with both[0].paused(WORKER):
-        (query,) = [query]
         wait("a beat is late", lambda: not fleet.beating(both[0]))
     user.wait([query])
     assert query.status == "success", query
