@@ -144,11 +144,14 @@ HANGS = {
     ),
     "running": (
         "a worker has taken it and has not ended it. Either it needs longer: give a longer"
-        f" timeout; or its worker is gone, and then nothing will end it: {WORKERS}"
+        f" timeout; or its worker is gone ({WORKERS}) and the watchdog does not run, which would"
+        " have ended it: systemctl status superset-watchdog on the scheduler machines"
     ),
 }
 # What to check, by a part of Superset's message.
 CAUSES = {
+    "No worker takes queries": WORKERS,
+    "The message broker": "systemctl status redis-server@coordination",
     "Invalid decryption key": (
         "what Superset saved was encrypted under another SECRET_KEY: web servers and workers must"
         " all have the same superset_secret_key; run playbooks/site.yml"

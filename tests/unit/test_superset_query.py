@@ -84,6 +84,8 @@ def test_workers_with_another_key_leave_queries_pending() -> None:
 @pytest.mark.parametrize(
     ("reason", "word"),
     [
+        ("No worker takes queries from the queue 'sql_lab' (…)", "status celery-worker"),
+        ("The message broker, by which …, does not answer", "redis-server@coordination"),
         ("HTTP 500: Failed to start remote query on a worker.", "redis-server@coordination"),
         ("Error 111 connecting to 10.0.0.4:6380. Connection refused.", "redis-server@results"),
         ("Timeout connecting to server", "redis-server@results"),

@@ -33,8 +33,8 @@ def test_it_names_the_queue_that_no_worker_takes(play: Play) -> None:
     with stopped("celery_worker", "celery-worker"):
         done = play("canary", *BRIEF)
     assert done.returncode != 0
-    assert "pending" in done.stdout
-    assert "celery-worker" in done.stdout
+    assert "No worker takes queries from the queue 'sql_lab'" in done.stdout
+    assert "systemctl status celery-worker" in done.stdout
 
 
 def test_it_names_the_results_redis_when_that_is_down(play: Play) -> None:

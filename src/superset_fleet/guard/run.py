@@ -168,6 +168,38 @@ def run_query(guard: Guard, job: str, query_id: int, sql: str, work: Callable[[]
         log.warning("event=skipped job=%s reason=not_pending", job)
         return None
     try:
+        return run_claimed(guard, job, query_id, claim, sql, work)
+    except SQLAlchemyError:
+        raise  # the row cannot be reached just now: the watchdog looks what became of it
+    except Exception as error:
+        # Most errors Superset writes into the row by itself; of the others nobody would know.
+        fail_row(guard, job, query_id, claim, error)
+        raise
+
+
+def fail_row(guard: Guard, job: str, query_id: int, claim: rows.Claim, error: Exception) -> None:
+    """End the row of a run that raised an error, if it is still the run's own and not ended."""
+    from superset import db
+
+    message = f"The worker could not run this query: {type(error).__name__}: {error}"
+    try:
+        with db.engine.begin() as connection:
+            failed = rows.fail(connection, query_id, message, rows.Row("running", claim.token))
+    except SQLAlchemyError as outage:  # the watchdog will look what became of it
+        log.warning("event=not_failed job=%s reason=%r", job, outage)
+        return
+    if failed:
+        log.warning("event=failed job=%s reason=%r", job, error)
+        guard.forget(job)
+
+
+def run_claimed(
+    guard: Guard, job: str, query_id: int, claim: rows.Claim, sql: str, work: Callable[[], Any]
+) -> Any:
+    """Run a query whose row was claimed, and which may change the row as long as it owns it."""
+    from superset import db
+
+    try:
         read_only = not claim.creates_table and is_read_only(sql, engine_of(claim.database_id))
         guard.registry.take(job, Run(guard.worker, str(claim.token), read_only))
     except RedisError as error:
