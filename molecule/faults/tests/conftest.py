@@ -50,6 +50,14 @@ def fleet() -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
+def authority(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of the certificate authority that a user's browser trusts."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    path.write_text(fleet.facts["haproxy_ca_certificate"])
+    return str(path)
+
+
+@pytest.fixture(scope="session")
 def user(fleet: Fleet) -> Iterator[User]:
     """An administrator, who may change data in this scenario."""
     user = fleet.user()
