@@ -69,6 +69,25 @@ def test_every_role_has_a_scenario_of_its_name(role: str) -> None:
     assert role in SCENARIOS
 
 
+def test_what_runs_beside_superset_is_what_its_machines_are_stamped_with() -> None:
+    """A change of these files installs them anew; of anything that they import, too."""
+    package = ROOT / "src" / "superset_fleet"
+    variables = load(ROOT / "roles" / "superset" / "vars" / "main.yml")
+    patterns = re.findall(r"'([\w./*]+(?:\.py|/\*))'", variables["__superset_fleet_files"])
+    stamped = {path for pattern in patterns for path in package.glob(pattern)}
+    files = {package / "watchdog.py", *(package / "guard").rglob("*.*")}
+    files = {path for path in files if path.suffix != ".pyc"}
+    assert files <= stamped
+    imported = {
+        module
+        for path in stamped
+        if path.suffix == ".py"
+        for dots, module in re.findall(r"(?m)^\s*from (\.+) ?import (\w+)", path.read_text())
+        if len(dots) == 1 + (path.parent != package)
+    }
+    assert {package / f"{name}.py" for name in imported if name != "guard"} <= stamped
+
+
 def test_only_the_topology_file_reads_the_inventory() -> None:
     reads_inventory = re.compile(r"\b(groups|hostvars)\s*[\[.]")
     files = (

@@ -69,6 +69,56 @@ def test_only_requests_that_change_nothing_are_ever_repeated(haproxy: Render) ->
     assert "http-request disable-l7-retry unless METH_GET" in cfg
 
 
+@pytest.fixture
+def superset_config(render: Render) -> Render:
+    def superset_config(**inputs: Any) -> list[str]:
+        given = {
+            "superset_tls_enabled": True,
+            "superset_webserver_timeout_seconds": 60,
+            "superset_query_timeout_seconds": 3600,
+            "superset_query_hard_timeout_seconds": 3660,
+            "superset_visibility_timeout_seconds": 4560,
+            "superset_results_ttl_seconds": 86400,
+            "superset_guard_enabled": True,
+        }
+        lines = render("superset", "superset_config.py.j2", **given | inputs)
+        return [line for line in lines if "uard" in line or "GLOBAL_ASYNC" in line]
+
+    return superset_config
+
+
+@pytest.mark.parametrize("given", [False, "false"])
+def test_superset_without_the_guard_is_stock(superset_config: Render, given: Any) -> None:
+    lines = superset_config(superset_guard_enabled=given)
+    assert not [line for line in lines if "annotations" in line or "install" in line]
+    assert not [line for line in lines if "MANAGER_CLASS" in line]
+
+
+def test_superset_with_the_guard_has_it_in_tasks_and_application(superset_config: Render) -> None:
+    lines = superset_config()
+    assert "task_annotations = guard.annotations(task_annotations)" in lines
+    assert "FLASK_APP_MUTATOR = guard.install" in lines
+
+
+@pytest.mark.parametrize("given", [True, False, "true", "false"])
+def test_charts_go_to_workers_where_that_is_switched_on(
+    superset_config: Render, given: Any
+) -> None:
+    lines = superset_config(superset_global_async_queries_enabled=given)
+    assert f'"GLOBAL_ASYNC_QUERIES": {given in (True, "true")},' in lines
+
+
+def test_the_watchdog_has_the_limits_of_queries(render: Render) -> None:
+    unit = render(
+        "scheduler",
+        "superset-watchdog.service.j2",
+        superset_query_hard_timeout_seconds=3660,
+        superset_guard_reruns=1,
+    )
+    assert "--time-limit 3660 --reruns 1" in unit
+    assert "LoadCredential=facts:/etc/superset/facts.json" in unit
+
+
 def test_users_of_postgres_come_from_the_named_networks_to_their_databases(render: Render) -> None:
     users = [
         {"name": "superset", "databases": ["superset"]},
