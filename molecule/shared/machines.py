@@ -134,6 +134,9 @@ DROP_IN"""
         restart = f"systemctl daemon-reload; systemctl restart {' '.join(units)}"
         try:
             self.run(restart)
+            for unit in units:
+                # What a unit's sandbox kept from it would be no other time at all.
+                self.run(f"grep -q faketime /proc/$(systemctl show -P MainPID {unit})/maps")
             yield
         finally:
             drop_ins = " ".join(f"/run/systemd/system/{unit}.service.d" for unit in units)
