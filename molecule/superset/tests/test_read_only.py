@@ -3,7 +3,7 @@
 import json
 import shlex
 
-testinfra_hosts = ["ansible://scheduler[0]"]
+testinfra_hosts = ["ansible://scheduler"]
 
 READS = [
     "select 1",
