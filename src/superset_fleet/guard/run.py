@@ -54,26 +54,29 @@ def fence_rows(app: Any) -> None:
         from superset import db
         from superset.models.sql_lab import Query
 
-        if not sqlalchemy.event.contains(db.session, "before_flush", check_row):
-            sqlalchemy.event.listen(db.session, "before_flush", check_row)
-        check_row.model = Query  # type: ignore[attr-defined]
+    check_row.model = Query  # type: ignore[attr-defined]
+    if not sqlalchemy.event.contains(db.session, "before_flush", check_row):
+        sqlalchemy.event.listen(db.session, "before_flush", check_row)
 
 
 def check_row(session: Any, *_: Any) -> None:
     """Raise Fenced where this run is about to change a row that is not its own any more.
 
     The row stays locked until the change is committed, so nobody takes it over in between.
+    Every row that is written, by web processes too, has the database's time of change: by that
+    the browser asks what is new, and with the time of a wrong clock it would miss how queries end.
     """
-    if current.query_id is None:
-        return
     model = check_row.model  # type: ignore[attr-defined]
-    for query in session.dirty:
-        if isinstance(query, model) and query.id == current.query_id:
+    for query in [*session.new, *session.dirty]:
+        if not isinstance(query, model) or not session.is_modified(query):
+            continue
+        if current.query_id is not None and query.id == current.query_id:
             row = rows.look(session.connection(), query.id, lock=True)
             if row != ("running", current.token):
                 raise Fenced(f"its row is {row}")
             query.start_running_time = current.token  # which Superset would set once more
             current.finished = query.status not in rows.UNFINISHED
+        query.changed_on = sqlalchemy.text(rows.NOW)
 
 
 @contextmanager
