@@ -528,5 +528,5 @@ def test_a_static_inventory_has_the_same_roles_and_addresses() -> None:
     inventory = json.loads(done.stdout)
     assert set(ROLES) <= set(inventory["all"]["children"])
     machines = inventory["_meta"]["hostvars"].values()
-    assert len(machines) == 8
+    assert len(machines) == 9
     assert all("private_address" in machine for machine in machines)
