@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy
+
 from superset_fleet.facts import GUARD, redis_url
 from superset_fleet.guard.registry import Registry, Worker
 from superset_fleet.guard.setup import EXTENSION
