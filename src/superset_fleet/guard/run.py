@@ -71,10 +71,12 @@ def check_row(session: Any, *_: Any) -> None:
         if not isinstance(query, model) or not session.is_modified(query):
             continue
         if current.query_id is not None and query.id == current.query_id:
+            query.start_running_time = current.token  # which Superset would set once more
+            if not session.is_modified(query):
+                continue
             row = rows.look(session.connection(), query.id, lock=True)
             if row != ("running", current.token):
                 raise Fenced(f"its row is {row}")
-            query.start_running_time = current.token  # which Superset would set once more
             current.finished = query.status not in rows.UNFINISHED
         query.changed_on = sqlalchemy.text(rows.NOW)
 
@@ -90,14 +92,19 @@ def owning(query_id: int | None, token: Decimal | str) -> Iterator[None]:
 
 
 class Keeper:
-    """Interrupts the run when its job has been given to another one, or ended.
+    """A thread beside the run, which first does what the run need not wait for.
 
-    The signal is that of the soft time limit, which a query's driver heeds: it tells the database
-    to stop. What the run would write then is refused by the fence.
+    Then it interrupts the run when its job has been given to another one, or ended. The signal is
+    that of the soft time limit, which a query's driver heeds: it tells the database to stop. What
+    the run would write then is refused by the fence.
     """
 
-    def __init__(self, is_ours: Callable[[], bool]) -> None:
-        self._is_ours, self._over, self._lock = is_ours, threading.Event(), threading.Lock()
+    def __init__(
+        self, is_ours: Callable[[], bool], begin: Callable[[], None] = lambda: None
+    ) -> None:
+        self._is_ours, self._begin = is_ours, begin
+        self._over, self._lock = threading.Event(), threading.Lock()
+        self._begun = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="guard-keeper", daemon=True)
         self.interrupted = False
 
@@ -105,13 +112,23 @@ class Keeper:
         # Signals reach the main thread alone, which is where the processes of a pool run tasks.
         if threading.current_thread() is threading.main_thread():
             self._thread.start()
+        else:
+            self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._begun.wait()  # what begins late would be left over
         with self._lock:
             self._over.set()
 
+    def _start(self) -> None:
+        try:
+            self._begin()
+        finally:
+            self._begun.set()
+
     def _keep(self) -> None:
+        self._start()
         while not self._over.wait(KEEP_SECONDS):
             if not self._is_ours():
                 with self._lock:
@@ -202,11 +219,14 @@ def run_claimed(
     """Run a query whose row was claimed, and which may change the row as long as it owns it."""
     from superset import db
 
-    try:
-        read_only = not claim.creates_table and is_read_only(sql, engine_of(claim.database_id))
-        guard.registry.take(job, Run(guard.worker, str(claim.token), read_only))
-    except RedisError as error:
-        log.warning("event=unguarded job=%s reason=%r", job, error)
+    def begin() -> None:
+        try:
+            with guard.app.app_context():
+                engine = engine_of(claim.database_id)
+            read_only = not claim.creates_table and is_read_only(sql, engine)
+            guard.registry.take(job, Run(guard.worker, str(claim.token), read_only))
+        except Exception as error:  # whoever looks for the run's record can do without
+            log.warning("event=unguarded job=%s reason=%r", job, error)
 
     def is_ours() -> bool:
         try:
@@ -223,7 +243,7 @@ def run_claimed(
             return True
 
     try:
-        with owning(query_id, claim.token), Keeper(is_ours):
+        with owning(query_id, claim.token), Keeper(is_ours, begin):
             result = work()
             finished = current.finished
     except Fenced as fenced:
