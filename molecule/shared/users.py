@@ -112,6 +112,20 @@ class User:
                 self.look(query)
         return queries
 
+    def watch(self, queries: Iterable[Query], timeout: float = 90) -> None:
+        """Wait until queries have ended by what changed since the last change, as SQL Lab does.
+
+        Raises TimeoutError with the state of those whose end was not seen.
+        """
+        queries = list(queries)
+        deadline = time.monotonic() + timeout
+        since = min(query.sent_at for query in queries) * 1000
+        while any(each.status not in ENDED for each in queries):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not seen to end in {timeout} s: {queries}")
+            time.sleep(0.2)
+            since = self.look_at_all(queries, since - 5000)
+
     def rows(self, query: Query) -> list[dict[str, Any]]:
         """Return the rows of a query that has succeeded. Raises SupersetError."""
         key = f"(key:{rison(query.results_key)})"

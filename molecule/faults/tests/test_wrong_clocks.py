@@ -14,12 +14,12 @@ Both = tuple[Machine, Machine]
 
 @pytest.fixture(scope="module")
 def clocks(fleet: Fleet) -> Iterator[tuple[Machine, Machine]]:
-    """Return two workers: the clock of the first one is an hour fast, as is one watchdog's; that
-    of the other watchdog is an hour slow."""
+    """Return two workers: the clock of the first one is an hour slow, as is one watchdog's; that
+    of the other watchdog is an hour fast."""
     first, second = fleet.workers
     fast, slow = fleet.of("scheduler")
     with ExitStack() as stack:
-        stack.enter_context(first.clock("+1h", WORKER))
+        stack.enter_context(first.clock("-1h", WORKER))
         stack.enter_context(fast.clock("+1h", WATCHDOG))
         stack.enter_context(slow.clock("-1h", WATCHDOG))
         fleet.want_workers(first, second)
@@ -37,8 +37,9 @@ def test_queries_run_on_the_worker_whose_clock_is_wrong_and_on_the_other_one(
         with only_on(machine):
             # Longer than a worker may be silent.
             queries = [user.send(f"select {fleet.pace('clock', 8)} as seconds") for _ in range(2)]
-            user.wait(queries)
-        for query in queries:
+            # A browser, too, sees them end.
+            user.watch(queries)
+        for query in user.wait(user.look(query) for query in queries):
             assert (query.status, query.host) == ("success", machine.host)
             assert user.rows(query) == [{"seconds": 8}]
             assert len(history(query).runs) == 1
