@@ -65,6 +65,7 @@ def check_row(session: Any, *_: Any) -> None:
     The row stays locked until the change is committed, so nobody takes it over in between.
     Every row that is written, by web processes too, has the database's time of change: by that
     the browser asks what is new, and with the time of a wrong clock it would miss how queries end.
+    The end of a run is the database's time, too, for its duration to be true.
     """
     model = check_row.model  # type: ignore[attr-defined]
     for query in [*session.new, *session.dirty]:
@@ -78,6 +79,8 @@ def check_row(session: Any, *_: Any) -> None:
             if row != ("running", current.token):
                 raise Fenced(f"its row is {row}")
             current.finished = query.status not in rows.UNFINISHED
+            if current.finished:
+                query.end_time = sqlalchemy.text(rows.MILLISECONDS)
         query.changed_on = sqlalchemy.text(rows.NOW)
 
 
