@@ -6,8 +6,8 @@ from ipaddress import IPv4Network
 import pytest
 
 from localcloud import network
-from localcloud.autoscaling import next_subnet
 from localcloud.cloud import CloudError
+from localcloud.groups import next_zone
 from localcloud.images import reaches_guests
 from localcloud.metadata import Identity, find, tree
 from localcloud.preflight import GIB, PACKAGES, Problem, message, missing_commands, short
@@ -70,8 +70,8 @@ def test_no_free_block_is_an_error() -> None:
 
 
 def test_a_newcomer_goes_where_the_fewest_members_are() -> None:
-    assert next_subnet(["a", "b", "c"], []) == "a"
-    assert next_subnet(["a", "b", "c"], ["a", "c", "a"]) == "b"
+    assert next_zone(["a", "b", "c"], []) == "a"
+    assert next_zone(["a", "b", "c"], ["a", "c", "a"]) == "b"
 
 
 @pytest.mark.parametrize(
