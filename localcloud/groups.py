@@ -18,7 +18,7 @@ from moto.autoscaling.models import ASG_NAME_TAG, FakeAutoScalingGroup, Instance
 from moto.core.exceptions import ServiceException
 
 from localcloud import activities
-from localcloud.activities import Activity, at, cause
+from localcloud.activities import DIFFERENCE, Activity, at, cause
 from localcloud.lifecycle import LAUNCHING, TERMINATING, Action, Hook
 from localcloud.refresh import Preferences, Refresh, Source
 
@@ -162,7 +162,7 @@ class Group(FakeAutoScalingGroup):
         if self.ec2_launch_template:
             version = self.ec2_launch_template.get_version(self.launch_template_version)
             template = {"LaunchTemplateId": version.template.id, "Version": str(version.number)}
-        zone = next_zone(self.availability_zones, self._zones_in_use())
+        zone = next_zone(self.availability_zones, self._zones_of_those_who_stay())
         subnet = None
         if self.vpc_zone_identifier:
             places = dict(
@@ -292,14 +292,16 @@ class Group(FakeAutoScalingGroup):
         have, goal = len(self.active_instances()), self.goal()
         if have < goal and not self.runs("Launch"):
             return
-        grow = f"an instance was started {activities.DIFFERENCE}, increasing the capacity"
+        usual = cause(
+            self.reason,
+            at(f"an instance was started {DIFFERENCE}, increasing the capacity")
+            + f" from {have} to {goal}.",
+        )
+        if self.refresh and self.refresh.replacing:
+            usual = at(activities.REFRESH_LAUNCH)
         try:
             for _ in range(goal - have):
-                why = (
-                    at(self.owed[0])
-                    if self.owed
-                    else cause(self.reason, at(f"{grow} from {have} to {goal}."))
-                )
+                why = at(self.owed[0]) if self.owed else usual
                 self.launch(why)
                 del self.owed[:1]
         except ServiceException as error:
@@ -314,7 +316,7 @@ class Group(FakeAutoScalingGroup):
         have, goal = len(self.active_instances()), self.goal()
         if not self.runs("Terminate"):
             return
-        shrink = f"an instance was taken out of service {activities.DIFFERENCE}, shrinking"
+        shrink = f"an instance was taken out of service {DIFFERENCE}, shrinking"
         shrink += f" the capacity from {have} to {goal}."
         left = [member for member in self.active_instances() if not member.protected_from_scale_in]
         for _ in range(min(have - goal, len(left))):
@@ -326,13 +328,18 @@ class Group(FakeAutoScalingGroup):
             self.reason = ""
 
     def leaving_order(self, members: Iterable[Member]) -> list[Member]:
-        """Who leaves first: of the fullest zone the one that is to be replaced, the oldest."""
+        """Who leaves first: who is not in service yet, then who stands in the fullest zone.
+
+        Of these who is to be replaced, has the oldest version, is the oldest.
+        """
         zones = Counter(member.zone for member in members)
         todo = self.refresh.todo if self.refresh else set()
 
         def key(member: Member) -> tuple[Any, ...]:
             made_from = int((member.launch_template or {}).get("Version") or 0)
             return (
+                member.phase != PENDING,
+                member.zone in self.availability_zones,
                 -zones[member.zone],
                 member.instance_id not in todo,
                 made_from,
@@ -341,8 +348,9 @@ class Group(FakeAutoScalingGroup):
 
         return sorted(members, key=key)
 
-    def _zones_in_use(self) -> list[str]:
-        return [member.zone for member in self.active_instances()]
+    def _zones_of_those_who_stay(self) -> list[str]:
+        todo = self.refresh.todo if self.refresh else set()
+        return [one.zone for one in self.active_instances() if one.instance_id not in todo]
 
     def _balance(self) -> None:
         """Launch a member in the emptiest zone, in exchange for one in the fullest.
@@ -354,7 +362,7 @@ class Group(FakeAutoScalingGroup):
         if not quiet or self.refresh or not self.runs("AZRebalance") or not self.runs("Launch"):
             return
         zones = Counter(dict.fromkeys(self.availability_zones, 0))
-        zones.update(self._zones_in_use())
+        zones.update(self._zones_of_those_who_stay())
         strange = set(zones) - set(self.availability_zones)  # of subnets that it had before
         if max(zones.values()) - min(zones.values()) < 2 and not strange:
             return

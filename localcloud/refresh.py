@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moto.ec2.models.launch_templates import LaunchTemplate
 
-from localcloud.activities import REFRESH_END, REFRESH_LAUNCH, at, cause, selected
+from localcloud.activities import REFRESH_END, at, cause, selected
 
 if TYPE_CHECKING:
     from localcloud.groups import Group, Member
@@ -126,14 +126,15 @@ class Refresh:
 
     def extra(self) -> int:
         """How many members the group has above its desired capacity for now."""
-        if not self.replacing:
-            return 0
-        return min(self.bounds.high - (self.group.desired_capacity or 0), len(self.todo))
+        desired = self.group.desired_capacity or 0
+        if self.status == "Cancelling":  # who comes may come
+            return max(0, len(self.group.active_instances()) - desired)
+        return min(self.bounds.high - desired, len(self.todo)) if self.replacing else 0
 
     def left(self) -> int:
-        """How many members are still to be replaced, or to warm up."""
-        cold = [one for one in self.group.active_instances() if not self.is_warm(one)]
-        return min(self.total, len(self.todo) + len(cold))
+        """How many members are not updated: replaced by one that is warm."""
+        new = [one for one in self.group.active_instances() if one.instance_id not in self.old]
+        return max(len(self.todo), self.total - sum(map(self.is_warm, new)))
 
     def percentage(self) -> int:
         if not self.total:
@@ -196,7 +197,6 @@ class Refresh:
 
     def retire(self, member: Member) -> None:
         self.todo.discard(member.instance_id)
-        self.group.owed.append(REFRESH_LAUNCH)
         self.group.retire(member, cause(at(REFRESH_END), selected(member.instance_id)))
 
     def notice_progress(self) -> None:
