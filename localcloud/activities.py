@@ -18,6 +18,8 @@ EC2_HEALTH = (
     "an instance was taken out of service in response to an EC2 health check "
     "indicating it has been terminated or stopped."
 )
+# AWS's words for this one are not known.
+ABANDONED = "an instance was taken out of service because its launch was abandoned."
 DIED_BEFORE_SERVICE = (
     "Instance became unhealthy while waiting for instance to be in InService state. "
     "Termination Reason: Client.InstanceInitiatedShutdown: Instance initiated shutdown"

@@ -234,7 +234,7 @@ class Group(FakeAutoScalingGroup):
                         f"with token {action.token} was abandoned: {word}",
                     )
                 self.owed.append(activities.REPLACEMENT)
-                self.retire(member, at(activities.USER_HEALTH))
+                self.retire(member, at(activities.ABANDONED))
                 return
         if not member.actions:
             self._proceed(member)
@@ -421,6 +421,8 @@ class Group(FakeAutoScalingGroup):
 
     def terminate(self, member: Member, decrement: bool) -> Activity:
         """Terminate a member because a user asked for it."""
+        if member.phase == LEAVING and member.activity:
+            return member.activity
         before = self.desired_capacity or 0
         why = (
             f"instance {member.instance_id} was taken out of service in response to a user request"

@@ -189,7 +189,8 @@ class Machines:
 
     def _running(self, instance_id: str) -> Machine:
         machine = self._find(instance_id)
-        if machine.state != "running" or machine.process is None or machine.process.poll():
+        process = machine.process
+        if machine.state != "running" or process is None or process.poll() is not None:
             raise CloudError(f"the machine of {instance_id} does not run, it is {machine.state}")
         return machine
 

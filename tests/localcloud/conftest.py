@@ -41,7 +41,6 @@ class LocalCloud:
         self.state = state
         self.cloud = Cloud(state)
         self.key = state / "key"
-        self.no_disk = ""
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "localcloud", "--state", str(self.state), *arguments]
@@ -128,12 +127,15 @@ class LocalCloud:
 
     def diskless(self) -> str:
         """An image without a file system: its instances have no machine, and cost nothing."""
-        if not self.no_disk:
-            copy = self.ec2.copy_image(
-                SourceImageId=self.base(), SourceRegion="us-east-1", Name="diskless"
-            )
-            self.no_disk = str(copy["ImageId"])
-        return self.no_disk
+        name = "diskless"
+        found = self.ec2.describe_images(Filters=[{"Name": "name", "Values": [name]}])["Images"]
+        return str(
+            found[0]["ImageId"]
+            if found
+            else self.ec2.copy_image(
+                SourceImageId=self.base(), SourceRegion="us-east-1", Name=name
+            )["ImageId"]
+        )
 
     def reachable(self, address: str) -> bool:
         with contextlib.suppress(OSError), socket.create_connection((address, 22), timeout=1):
