@@ -162,15 +162,15 @@ class Group(FakeAutoScalingGroup):
         if self.ec2_launch_template:
             version = self.ec2_launch_template.get_version(self.launch_template_version)
             template = {"LaunchTemplateId": version.template.id, "Version": str(version.number)}
-        zone = next_zone(self.availability_zones, self._zones_of_those_who_stay())
-        subnet = None
-        if self.vpc_zone_identifier:
-            places = dict(
-                zip(self.availability_zones, self.vpc_zone_identifier.split(","), strict=True)
-            )
-            subnet = places[zone]
+        ec2 = self.autoscaling_backend.ec2_backend
+        subnets = (self.vpc_zone_identifier or "").split(",")
+        places = {
+            str(ec2.get_subnet(subnet).availability_zone): subnet for subnet in subnets if subnet
+        }
+        zone = next_zone(places or self.availability_zones, self._zones_of_those_who_stay())
+        subnet = places.get(zone)
         tags = {**self.instance_tags, **self.get_propagated_tags(), ASG_NAME_TAG: self.name}
-        return self.autoscaling_backend.ec2_backend.run_instances(
+        return ec2.run_instances(
             self.image_id,
             1,
             self.user_data,
@@ -278,6 +278,7 @@ class Group(FakeAutoScalingGroup):
         for member in self.active_instances():
             if member.instance.state in GONE and self.runs("HealthCheck"):
                 member.health_status = "Unhealthy"
+                member.unhealthy_because = activities.EC2_HEALTH
                 if member.phase == PENDING and member.activity:
                     member.activity.finish("Cancelled", activities.DIED_BEFORE_SERVICE)
             if (
@@ -324,7 +325,7 @@ class Group(FakeAutoScalingGroup):
             left.remove(member)
             why = cause(self.reason, at(shrink), activities.selected(member.instance_id))
             self.retire(member, why)
-        if have == goal:
+        if have == goal and not self.balancing:
             self.reason = ""
 
     def leaving_order(self, members: Iterable[Member]) -> list[Member]:

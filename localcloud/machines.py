@@ -123,7 +123,7 @@ class Machines:
         self.reboots: set[str] = set()
         self.lock = threading.Lock()
         self.pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="machine")
-        self.faults: dict[str, Callable[[str], str]] = {
+        self.commands: dict[str, Callable[[str], str]] = {
             "kill": self.kill,
             "pause": self.pause,
             "resume": self.resume,

@@ -113,7 +113,7 @@ class Server:
         return Response(body, status, headers)
 
     def answer_own(self, request: ApiRequest) -> Response:
-        """GET status; POST forward/SECONDS, or a verb of `Machines.faults`/INSTANCE."""
+        """GET status; POST forward/SECONDS, or a verb of `Machines.commands`/INSTANCE."""
         match request.method, request.path.removeprefix(OWN_PATH).split("/"):
             case "GET", ["status"]:
                 return Response(json.dumps(self.report()), mimetype="application/json")
@@ -123,9 +123,9 @@ class Server:
                     self.groups.reconcile()
                 self.wake.set()
                 return Response(f"the groups' clock is {seconds} s further\n")
-            case "POST", [verb, instance_id] if verb in self.machines.faults:
+            case "POST", [verb, instance_id] if verb in self.machines.commands:
                 try:
-                    return Response(f"{self.machines.faults[verb](instance_id)}\n")
+                    return Response(f"{self.machines.commands[verb](instance_id)}\n")
                 except CloudError as error:
                     return Response(f"{error}\n", 409)
         return Response(f"{request.method} {request.path} is nothing here\n", 404)

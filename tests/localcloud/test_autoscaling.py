@@ -23,6 +23,16 @@ def test_members_are_spread_over_the_zones_both_ways(group: Group) -> None:
     assert group.zones() == [1, 1]
 
 
+def test_a_member_stands_in_the_subnet_of_its_zone(cloud: LocalCloud, new_group: NewGroup) -> None:
+    """CreateAutoScalingGroup: VPCZoneIdentifier, in whatever order."""
+    group = new_group(VPCZoneIdentifier=",".join(reversed(cloud.subnets)))
+    told = {
+        (one["SubnetId"], one["Placement"]["AvailabilityZone"])
+        for one in map(cloud.instance, group.names())
+    }
+    assert told == set(zip(cloud.subnets, ZONES, strict=True))
+
+
 def test_a_capacity_out_of_bounds_is_refused(group: Group) -> None:
     with pytest.raises(ClientError, match="7 is above max value 6"):
         group.scale(7)
