@@ -107,7 +107,7 @@ class Backend(AutoScalingBackend):
                 "instance request(s) still in the group.",
             )
         for member in group.members:
-            group._end(member)
+            group.end(member)
         del self.autoscaling_groups[group_name]
 
     def set_desired_capacity(self, group_name: str, desired_capacity: int | None) -> None:

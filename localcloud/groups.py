@@ -215,9 +215,9 @@ class Group(FakeAutoScalingGroup):
             member.lifecycle_state = IN_SERVICE
             member.in_service_at = self.now()
         else:
-            self._end(member)
+            self.end(member)
 
-    def _end(self, member: Member) -> None:
+    def end(self, member: Member) -> None:
         self.instance_states = [other for other in self.members if other is not member]
         self.autoscaling_backend.ec2_backend.terminate_instances([member.instance_id])
 

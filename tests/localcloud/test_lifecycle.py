@@ -142,20 +142,14 @@ def test_a_leaver_goes_whatever_the_result(new_group: NewGroup) -> None:
         group.complete("leave", name)
 
 
-def test_heartbeats_help_for_two_days_at_most(new_group: NewGroup) -> None:
-    """DescribeLifecycleHooks: GlobalTimeout is 48 hours, or 100 times the heartbeat if less."""
-    group, name = leaving(new_group, HeartbeatTimeout=7200)
-    for _ in range(6):
-        group.cloud.forward(7199)
-        group.beat("leave", name)
-    hook = group.api.describe_lifecycle_hooks(AutoScalingGroupName=group.name)["LifecycleHooks"][0]
-    assert hook["GlobalTimeout"] == 48 * 3600
-    group.hook("leave", "TERMINATING", HeartbeatTimeout=30)  # for those that wait from now on
-    assert group.names() == [name]
-    quick = new_group(DesiredCapacity=1)
-    quick.hook("leave", "TERMINATING", HeartbeatTimeout=30)
-    hook = quick.api.describe_lifecycle_hooks(AutoScalingGroupName=quick.name)["LifecycleHooks"][0]
-    assert hook["GlobalTimeout"] == 3000
+def test_a_changed_hook_is_for_those_who_begin_to_wait(new_group: NewGroup) -> None:
+    """PutLifecycleHook: updates; actions that wait keep their time-out."""
+    group, name = leaving(new_group, HeartbeatTimeout=60)
+    group.hook("leave", "TERMINATING", HeartbeatTimeout=30)
+    group.cloud.forward(30)
+    assert group.names("Terminating:Wait") == [name]
+    group.cloud.forward(30)
+    assert group.members() == []
 
 
 def test_a_member_waits_for_all_of_its_hooks(new_group: NewGroup) -> None:

@@ -9,6 +9,7 @@ from localcloud import network
 from localcloud.cloud import CloudError
 from localcloud.groups import next_zone
 from localcloud.images import reaches_guests
+from localcloud.lifecycle import TERMINATING, Action, Hook
 from localcloud.metadata import Identity, find, tree
 from localcloud.preflight import GIB, PACKAGES, Problem, message, missing_commands, short
 from localcloud.refresh import Bounds
@@ -73,6 +74,15 @@ def test_no_free_block_is_an_error() -> None:
 def test_a_newcomer_goes_where_the_fewest_members_are() -> None:
     assert next_zone(["a", "b", "c"], []) == "a"
     assert next_zone(["a", "b", "c"], ["a", "c", "a"]) == "b"
+
+
+@pytest.mark.parametrize(("heartbeat", "last"), [(7200, 48 * 3600), (30, 3000)])
+def test_heartbeats_help_for_two_days_or_a_hundred_heartbeats(heartbeat: int, last: int) -> None:
+    """DescribeLifecycleHooks: GlobalTimeout."""
+    action = Action(Hook("leave", TERMINATING, heartbeat), began=10)
+    assert action.deadline == 10 + heartbeat
+    action.beat = last
+    assert action.deadline == 10 + last
 
 
 @pytest.mark.parametrize(
