@@ -1,7 +1,8 @@
-"""The command: python -m localcloud up | down | status."""
+"""The command: python -m localcloud up | down | status, and faults (see --help)."""
 
 import argparse
 import configparser
+import contextlib
 import json
 import shutil
 import subprocess
@@ -35,25 +36,53 @@ region = {region}
 aws_access_key_id = localcloud
 aws_secret_access_key = localcloud
 """
+FAULTS = {
+    "kill": "cut the power of a machine",
+    "pause": "freeze a machine",
+    "resume": "let a frozen machine go on",
+    "cut": "take a machine off the network",
+    "join": "put it back on the network",
+}
 
 
 def say(text: str) -> None:
     print(text, flush=True)
 
 
-def ask(cloud: Cloud) -> dict[str, Any] | None:
-    """Return the report of the cloud's daemon; None = it does not answer."""
+def request(cloud: Cloud, method: str, path: str, timeout_seconds: float) -> bytes | None:
+    """Ask the cloud's daemon; None = it does not answer.
+
+    Raises CloudError with what it said, when it refuses.
+    """
     config = configparser.ConfigParser()
     if not config.read(cloud.aws_config):
         return None
-    url = f"{config['default']['endpoint_url']}/localcloud/status"
+    url = f"{config['default']['endpoint_url']}/localcloud/{path}"
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(url, timeout=5) as answer:
-            report: dict[str, Any] = json.load(answer)
-            return report
-    except (urllib.error.URLError, OSError, ValueError):
+        asked = urllib.request.Request(url, method=method)
+        with direct.open(asked, timeout=timeout_seconds) as answer:
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        raise CloudError(error.read().decode().strip() or str(error)) from error
+    except OSError:
         return None
+
+
+def ask(cloud: Cloud) -> dict[str, Any] | None:
+    """Return the report of the cloud's daemon; None = it does not answer."""
+    with contextlib.suppress(ValueError, CloudError):
+        report: dict[str, Any] = json.loads(request(cloud, "GET", "status", 5) or "null")
+        return report
+    return None
+
+
+def tell(cloud: Cloud, path: str) -> None:
+    """Have the daemon do something, and say what it did. Raises CloudError."""
+    said = request(cloud, "POST", path, 30)
+    if said is None:
+        raise CloudError("the local cloud is down; bring it up with `up`")
+    say(said.decode().strip())
 
 
 def up(cloud: Cloud) -> None:
@@ -147,6 +176,11 @@ def status(cloud: Cloud, as_json: bool) -> int:
         for machine in report["machines"]:
             reason = f" ({machine['reason']})" if machine["reason"] else ""
             say(f"  machine {machine['instance']} {machine['address']}: {machine['state']}{reason}")
+        for wait in report["waiting"]:
+            say(
+                f"  {wait['instance']} of {wait['group']} is {wait['state']} for hook"
+                f" {wait['hook']}, {wait['seconds']} s more; token {wait['token']}"
+            )
     return 0 if report["state"] == "up" else 3
 
 
@@ -164,6 +198,13 @@ def main() -> int:
     down_parser.add_argument("--purge", action="store_true", help="keep nothing")
     status_parser = commands.add_parser("status", help="show images and machines; 3 = it is down")
     status_parser.add_argument("--json", action="store_true", help="for programs")
+    for verb, what in FAULTS.items():
+        fault = commands.add_parser(verb, help=what)
+        fault.add_argument("instance", metavar="INSTANCE")
+    forward = commands.add_parser(
+        "forward", help="let time pass for heartbeats, warm-ups and grace periods of groups"
+    )
+    forward.add_argument("seconds", type=int, metavar="SECONDS")
     arguments = parser.parse_args()
     cloud = Cloud(arguments.state.resolve())
     try:
@@ -174,6 +215,10 @@ def main() -> int:
                 down(cloud, arguments.purge)
             case "status":
                 return status(cloud, arguments.json)
+            case "forward":
+                tell(cloud, f"forward/{arguments.seconds}")
+            case fault:
+                tell(cloud, f"{fault}/{arguments.instance}")
     except CloudError as error:
         print(error, file=sys.stderr)
         return 1

@@ -106,6 +106,10 @@ class Cloud:
         """
         deadline = time.monotonic() + timeout_seconds
         while left := self.processes():
+            for group in self.cgroups():  # of a paused machine: what is frozen cannot die
+                for directory in tree(group):
+                    with contextlib.suppress(OSError):
+                        (directory / "freezer.state").write_text("THAWED")
             if time.monotonic() > deadline:
                 raise CloudError(f"processes {left} of the local cloud do not end; look at them")
             for pid in left:
@@ -157,11 +161,17 @@ def cgroup_roots() -> list[Path]:
     return roots
 
 
+def tree(group: Path) -> list[Path]:
+    """A control group and those below it, these first; not those that vanish meanwhile."""
+    return [Path(directory) for directory, _, _ in os.walk(group, topdown=False)]
+
+
 def cgroup_processes(group: Path) -> list[int]:
     found = []
-    for path in group.rglob("cgroup.procs"):
+    for directory in tree(group):
         with contextlib.suppress(OSError):
-            found += [int(pid) for pid in path.read_text().split() if pid != "0"]
+            text = (directory / "cgroup.procs").read_text()
+            found += [int(pid) for pid in text.split() if pid != "0"]
     return found
 
 
@@ -170,7 +180,7 @@ def remove_cgroup(group: Path) -> None:
     for pid in cgroup_processes(group):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    for path in [*sorted(group.rglob("*/"), reverse=True), group]:
+    for path in tree(group):
         with contextlib.suppress(FileNotFoundError):
             persist(path.rmdir)
 

@@ -84,6 +84,7 @@ class Machine:
     busy: bool = False
     reboot: bool = False
     freezes: list[Freeze] = field(default_factory=list)
+    faults: set[str] = field(default_factory=set)  # "paused", "cut off"; a boot ends them
 
     @property
     def root(self) -> Path:
@@ -122,6 +123,13 @@ class Machines:
         self.reboots: set[str] = set()
         self.lock = threading.Lock()
         self.pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="machine")
+        self.commands: dict[str, Callable[[str], str]] = {
+            "kill": self.kill,
+            "pause": self.pause,
+            "resume": self.resume,
+            "cut": self.cut,
+            "join": self.join,
+        }
 
     def freeze(self, instance_id: str, order: Freeze) -> None:
         """Make an image of the instance's machine, as soon as it is there."""
@@ -132,6 +140,61 @@ class Machines:
         """Reboot the instance's machine."""
         with self.lock:
             self.reboots.add(instance_id)
+
+    # ---- faults: each may be asked for again, and says what is so now; raises CloudError
+
+    def kill(self, instance_id: str) -> str:
+        """Cut the power. What follows is up to the instance, or to its group."""
+        machine = self._find(instance_id)
+        process = machine.process
+        if process is None:
+            return f"{instance_id}: is off"
+        process.kill()
+        thaw(self.cloud, instance_id)  # else it could not even die
+        process.wait()
+        self.changed()
+        return f"{instance_id}: power cut"
+
+    def pause(self, instance_id: str) -> str:
+        """Freeze all that runs in the machine, as a hypervisor that gives it no time does."""
+        machine = self._running(instance_id)
+        freeze(self.cloud, instance_id)
+        machine.faults.add("paused")
+        return f"{instance_id}: paused"
+
+    def resume(self, instance_id: str) -> str:
+        machine = self._running(instance_id)
+        thaw(self.cloud, instance_id)
+        machine.faults.discard("paused")
+        return f"{instance_id}: runs"
+
+    def cut(self, instance_id: str) -> str:
+        """Take the machine off the network. It sees a link, but nothing comes or goes."""
+        machine = self._running(instance_id)
+        run("ip", "link", "set", network.port(guest_init(machine)), "nomaster")
+        machine.faults.add("cut off")
+        return f"{instance_id}: off the network"
+
+    def join(self, instance_id: str) -> str:
+        machine = self._running(instance_id)
+        run("ip", "link", "set", network.port(guest_init(machine)), "master", network.BRIDGE)
+        machine.faults.discard("cut off")
+        return f"{instance_id}: on the network"
+
+    def _find(self, instance_id: str) -> Machine:
+        if machine := self.machines.get(instance_id):
+            return machine
+        known = ", ".join(sorted(self.machines)) or "none"
+        raise CloudError(f"there is no machine of {instance_id}; there are: {known}")
+
+    def _running(self, instance_id: str) -> Machine:
+        machine = self._find(instance_id)
+        process = machine.process
+        if machine.state != "running" or process is None or process.poll() is not None:
+            raise CloudError(f"the machine of {instance_id} does not run, it is {machine.state}")
+        return machine
+
+    # ---- the jobs
 
     def reconcile(self, wanted: Mapping[str, Spec]) -> None:
         """Start what is due to bring the machines to the wanted ones; does not wait for it."""
@@ -229,17 +292,22 @@ class Machines:
             self.cloud, machine.spec.instance_id, machine.root, machine.console
         )
         machine.state, machine.reason = "running", ""
+        machine.faults.clear()
 
     def _halt(self, machine: Machine, grace_seconds: float) -> None:
-        """Shut the guest down; after `grace_seconds` cut the power. Then unmount its root."""
+        """Shut the guest down; after `grace_seconds` cut the power. Then unmount its root.
+
+        A paused guest hears nothing, so its power is cut at once.
+        """
         process = machine.process
         if process is not None:
-            deadline = time.monotonic() + grace_seconds
+            deadline = time.monotonic() + (0 if "paused" in machine.faults else grace_seconds)
             while process.poll() is None and time.monotonic() < deadline:
                 ask_to_halt(process)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.5)
             process.kill()
+            thaw(self.cloud, machine.spec.instance_id)
             process.wait()
             machine.process = None
             for group in self.cloud.cgroups():
@@ -322,7 +390,7 @@ class Machines:
                 "address": machine.spec.address,
                 "image": machine.spec.image_id,
                 "state": machine.state,
-                "reason": machine.reason,
+                "reason": machine.reason or ", ".join(sorted(machine.faults)),
             }
             for machine in list(self.machines.values())
         ]
@@ -379,13 +447,63 @@ def ask_to_halt(process: subprocess.Popen[bytes]) -> None:
 
     The guest's init is asked, not systemd-nspawn, which cuts the power when it is told twice.
     """
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-        if pids := children.read_text().split():
+        if pids := children(process):
             for pid in pids:
-                os.kill(int(pid), signal.SIGRTMIN + 3)  # systemd: halt
+                os.kill(pid, signal.SIGRTMIN + 3)  # systemd: halt
         else:
             process.terminate()
+
+
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def guest_init(machine: Machine) -> int:
+    """The process that is the guest's init. Raises CloudError when there is none yet."""
+    if machine.process is not None:
+        with contextlib.suppress(FileNotFoundError):
+            if pids := children(machine.process):
+                return pids[0]
+    raise CloudError(f"the machine of {machine.spec.instance_id} has only begun to boot")
+
+
+def freezer(cloud: Cloud, name: str) -> Path | None:
+    """The file that stops a machine's control group: of v1 where there is one, else of v2.
+
+    None: the machine has no control group any more.
+    """
+    names = (f"{cloud.name}/{name}", f"system.slice/{cloud.name}-{name}.scope")
+    for switch in ("freezer.state", "cgroup.freeze"):
+        for path in [root / name / switch for root in cgroup_roots() for name in names]:
+            if path.exists():
+                return path
+    return None
+
+
+def freeze(cloud: Cloud, name: str) -> None:
+    """Stop a machine's processes. Raises CloudError when they do not stop."""
+    path = freezer(cloud, name)
+    if path is None:
+        raise CloudError(f"the machine of {name} has no control group that can be stopped")
+    if path.name == "cgroup.freeze":
+        path.write_text("1")
+        return
+
+    def frozen() -> None:
+        path.write_text("FROZEN")
+        if path.read_text().strip() != "FROZEN":
+            raise CloudError(f"the machine of {name} does not stop")
+
+    persist(frozen)
+
+
+def thaw(cloud: Cloud, name: str) -> None:
+    """Let a machine's processes go on; nothing to do when they do, or are gone."""
+    if path := freezer(cloud, name):
+        with contextlib.suppress(FileNotFoundError):
+            path.write_text("0" if path.name == "cgroup.freeze" else "THAWED")
 
 
 # Enter the control groups before "--", then become the command after it.

@@ -163,6 +163,19 @@ def _restore_sysctls() -> None:
             before.unlink()
 
 
+def port(process: int) -> str:
+    """The bridge's end of the cable of the guest that `process` runs in.
+
+    To be asked inside the cloud's namespace. Raises CloudError.
+    """
+    guest = ("nsenter", f"--net=/proc/{process}/ns/net")
+    [cable] = json.loads(run(*guest, "ip", "-json", "link", "show", "host0"))
+    for link in json.loads(run("ip", "-json", "link", "show")):
+        if link["ifindex"] == cable["link_index"]:
+            return str(link["ifname"])
+    raise CloudError(f"the cable of process {process} ends nowhere")
+
+
 def down(cloud: Cloud) -> None:
     """Remove the cloud's network, whatever there is of it; the last cloud restores the sysctls."""
     with lock(RUN / "lock"):

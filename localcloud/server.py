@@ -31,7 +31,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
 from localcloud import autoscaling, ec2, network
-from localcloud.cloud import API_PORT, REGION, Cloud, run, write
+from localcloud.cloud import API_PORT, REGION, Cloud, CloudError, run, write
 from localcloud.images import Image, Images
 from localcloud.machines import Freeze, Machines, Spec
 from localcloud.metadata import Identity, Metadata
@@ -46,7 +46,7 @@ SERVICES: dict[str, type[BaseResponse]] = {
     "sts": TokenResponse,
 }
 NSPAWN = Path("/run/systemd/nspawn")
-STATUS_PATH = "/localcloud/status"
+OWN_PATH = "/localcloud/"  # what no AWS has: the status, and faults
 CIDR_PARAMETER = "/localcloud/vpc_cidr"
 FORGET_SECONDS = 600  # after its end an instance is described for so long; AWS: about an hour
 ROUND_SECONDS = 1.0  # a machine that ended by itself is noticed within this time
@@ -84,8 +84,8 @@ class Server:
 
     def __call__(self, environ: Any, start_response: Any) -> Iterator[bytes]:
         request = ApiRequest(environ)
-        if request.path == STATUS_PATH:
-            response = Response(json.dumps(self.report()), mimetype="application/json")
+        if request.path.startswith(OWN_PATH):
+            response = self.answer_own(request)
         else:
             response = self.answer(request)
         return iter(response(environ, start_response))
@@ -111,6 +111,24 @@ class Server:
             ec2.request_form.reset(token)
         self.wake.set()
         return Response(body, status, headers)
+
+    def answer_own(self, request: ApiRequest) -> Response:
+        """GET status; POST forward/SECONDS, or a verb of `Machines.commands`/INSTANCE."""
+        match request.method, request.path.removeprefix(OWN_PATH).split("/"):
+            case "GET", ["status"]:
+                return Response(json.dumps(self.report()), mimetype="application/json")
+            case "POST", ["forward", seconds] if seconds.isdigit():
+                with self.lock:
+                    self.groups.clock.forward(int(seconds))
+                    self.groups.reconcile()
+                self.wake.set()
+                return Response(f"the groups' clock is {seconds} s further\n")
+            case "POST", [verb, instance_id] if verb in self.machines.commands:
+                try:
+                    return Response(f"{self.machines.commands[verb](instance_id)}\n")
+                except CloudError as error:
+                    return Response(f"{error}\n", 409)
+        return Response(f"{request.method} {request.path} is nothing here\n", 404)
 
     def persist(self) -> None:
         """Write what outlives the daemon: parameters, and the tags of images."""
@@ -257,7 +275,7 @@ class Server:
             launched=instance.launch_time.strftime("%Y-%m-%dT%H:%M:%SZ"),
             public_key=self.public_key(instance),
             role=roles[0].name if roles else "",
-            lifecycle_state=member.lifecycle_state if member else "",
+            lifecycle_state=member.target if member else "",
             user_data=str(instance.user_data or ""),
             tags=dict(self.ec2.tags.get(instance.id, {})),
         )
@@ -268,6 +286,7 @@ class Server:
                 {"id": ami.id, "name": ami.name, "state": ami.state}
                 for ami in self.ec2.amis.values()
             ]
+            waiting = self.groups.waiting()
         return {
             "state": "up",
             "pid": os.getpid(),
@@ -276,6 +295,7 @@ class Server:
             "vpc_cidr": str(self.block),
             "images": images,
             "machines": self.machines.report(),
+            "waiting": waiting,
         }
 
     # ---- the daemon
@@ -289,6 +309,8 @@ class Server:
             self.wake.wait(ROUND_SECONDS)
             self.wake.clear()
             try:
+                with self.lock:
+                    self.groups.reconcile()
                 self.machines.reconcile(self.wanted())
             except Exception:  # one bad round must not be the last
                 log.exception("the round failed")

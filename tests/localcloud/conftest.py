@@ -2,22 +2,26 @@
 
 import contextlib
 import ipaddress
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from localcloud.cloud import Cloud
 
 ROOT = Path(__file__).parents[2]
+NUMBERS = itertools.count(1)  # of groups; a name is never used twice
 ZONES = ["us-east-1a", "us-east-1b", "us-east-1c"]
 
 
@@ -116,10 +120,139 @@ class LocalCloud:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()
 
+    def forward(self, seconds: int) -> None:
+        """Let time pass for the groups, without waiting for it."""
+        done = self.command("forward", str(seconds))
+        assert done.returncode == 0, done.stderr
+
+    def diskless(self) -> str:
+        """An image without a file system: its instances have no machine, and cost nothing."""
+        name = "diskless"
+        found = self.ec2.describe_images(Filters=[{"Name": "name", "Values": [name]}])["Images"]
+        return str(
+            found[0]["ImageId"]
+            if found
+            else self.ec2.copy_image(
+                SourceImageId=self.base(), SourceRegion="us-east-1", Name=name
+            )["ImageId"]
+        )
+
     def reachable(self, address: str) -> bool:
         with contextlib.suppress(OSError), socket.create_connection((address, 22), timeout=1):
             return True
         return False
+
+
+class Group:
+    """An auto-scaling group over all zones, and what is asked about it most."""
+
+    def __init__(self, cloud: LocalCloud, name: str, **options: Any) -> None:
+        self.cloud = cloud
+        self.api = cloud.autoscaling
+        self.name = name
+        tags = [{"ResourceType": "instance", "Tags": [{"Key": "role", "Value": "web"}]}]
+        self.data = {
+            "ImageId": options.pop("image", "") or cloud.diskless(),
+            "InstanceType": "t3.small",
+            "KeyName": "key",
+            "TagSpecifications": tags,
+        }
+        self.template = cloud.ec2.create_launch_template(
+            LaunchTemplateName=name, LaunchTemplateData=self.data
+        )["LaunchTemplate"]["LaunchTemplateId"]
+        template = {"LaunchTemplateId": self.template, "Version": options.pop("version", "$Latest")}
+        settings = {
+            "MinSize": 0,
+            "MaxSize": 6,
+            "DesiredCapacity": 3,
+            "VPCZoneIdentifier": ",".join(cloud.subnets),
+            "Tags": [{"Key": "fleet", "Value": "superset", "PropagateAtLaunch": True}],
+        }
+        self.api.create_auto_scaling_group(
+            AutoScalingGroupName=name, LaunchTemplate=template, **settings | options
+        )
+
+    def describe(self) -> dict[str, Any]:
+        groups = self.api.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])
+        group: dict[str, Any] = groups["AutoScalingGroups"][0]
+        return group
+
+    def members(self, state: str = "") -> list[dict[str, Any]]:
+        members: list[dict[str, Any]] = self.describe()["Instances"]
+        return [member for member in members if state in ("", member["LifecycleState"])]
+
+    def names(self, state: str = "") -> list[str]:
+        return [member["InstanceId"] for member in self.members(state)]
+
+    def states(self) -> dict[str, int]:
+        return dict(Counter(member["LifecycleState"] for member in self.members()))
+
+    def versions(self) -> list[str]:
+        return sorted(member["LaunchTemplate"]["Version"] for member in self.members())
+
+    def zones(self) -> list[int]:
+        return sorted(Counter(member["AvailabilityZone"] for member in self.members()).values())
+
+    def scale(self, count: int) -> None:
+        self.api.set_desired_capacity(AutoScalingGroupName=self.name, DesiredCapacity=count)
+
+    def new_version(self) -> str:
+        made = self.cloud.ec2.create_launch_template_version(
+            LaunchTemplateId=self.template, LaunchTemplateData=self.data
+        )
+        return str(made["LaunchTemplateVersion"]["VersionNumber"])
+
+    def hook(self, name: str, transition: str, **options: Any) -> None:
+        self.api.put_lifecycle_hook(
+            AutoScalingGroupName=self.name,
+            LifecycleHookName=name,
+            LifecycleTransition=f"autoscaling:EC2_INSTANCE_{transition}",
+            **options,
+        )
+
+    def complete(
+        self, hook: str, instance_id: str = "", result: str = "CONTINUE", **by: str
+    ) -> None:
+        self.api.complete_lifecycle_action(
+            AutoScalingGroupName=self.name,
+            LifecycleHookName=hook,
+            LifecycleActionResult=result,
+            **({"InstanceId": instance_id} if instance_id else by),
+        )
+
+    def beat(self, hook: str, instance_id: str) -> None:
+        self.api.record_lifecycle_action_heartbeat(
+            AutoScalingGroupName=self.name, LifecycleHookName=hook, InstanceId=instance_id
+        )
+
+    def activities(self, **options: Any) -> list[dict[str, Any]]:
+        """The newest first."""
+        told = self.api.describe_scaling_activities(AutoScalingGroupName=self.name, **options)
+        activities: list[dict[str, Any]] = told["Activities"]
+        return activities
+
+    def remove(self) -> None:
+        with contextlib.suppress(ClientError):  # the test has done so
+            self.api.delete_auto_scaling_group(AutoScalingGroupName=self.name, ForceDelete=True)
+        self.cloud.ec2.delete_launch_template(LaunchTemplateId=self.template)
+
+
+@pytest.fixture
+def new_group(cloud: LocalCloud) -> Iterator[Callable[..., Group]]:
+    made: list[Group] = []
+
+    def make(**options: Any) -> Group:
+        made.append(Group(cloud, f"group-{next(NUMBERS)}", **options))
+        return made[-1]
+
+    yield make
+    for group in made:
+        group.remove()
+
+
+@pytest.fixture
+def group(new_group: Callable[..., Group]) -> Group:
+    return new_group()
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,9 @@ def host(cloud: LocalCloud) -> dict[str, set[str]]:
         "rules": lines("nft", "list", "ruleset"),
         "sysctls": lines("sysctl", *sysctls),
         "control groups": {
-            str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{cloud.cloud.name}*")
+            directory  # of any cloud's, some vanish meanwhile: walk does not mind
+            for directory, _, _ in os.walk("/sys/fs/cgroup")
+            if cloud.cloud.name in directory
         },
         "files": {str(path) for path in Path("/run").glob("netns/*")}
         | {str(path) for path in Path("/run/systemd/nspawn").glob("*/*")},

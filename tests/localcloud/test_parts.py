@@ -6,11 +6,13 @@ from ipaddress import IPv4Network
 import pytest
 
 from localcloud import network
-from localcloud.autoscaling import next_subnet
 from localcloud.cloud import CloudError
+from localcloud.groups import next_zone
 from localcloud.images import reaches_guests
+from localcloud.lifecycle import TERMINATING, Action, Hook
 from localcloud.metadata import Identity, find, tree
 from localcloud.preflight import GIB, PACKAGES, Problem, message, missing_commands, short
+from localcloud.refresh import Bounds
 from localcloud.server import service_of
 
 IDENTITY = Identity(
@@ -70,8 +72,36 @@ def test_no_free_block_is_an_error() -> None:
 
 
 def test_a_newcomer_goes_where_the_fewest_members_are() -> None:
-    assert next_subnet(["a", "b", "c"], []) == "a"
-    assert next_subnet(["a", "b", "c"], ["a", "c", "a"]) == "b"
+    assert next_zone(["a", "b", "c"], []) == "a"
+    assert next_zone(["a", "b", "c"], ["a", "c", "a"]) == "b"
+
+
+@pytest.mark.parametrize(("heartbeat", "last"), [(7200, 48 * 3600), (30, 3000)])
+def test_heartbeats_help_for_two_days_or_a_hundred_heartbeats(heartbeat: int, last: int) -> None:
+    """DescribeLifecycleHooks: GlobalTimeout."""
+    action = Action(Hook("leave", TERMINATING, heartbeat), began=10)
+    assert action.deadline == 10 + heartbeat
+    action.beat = last
+    assert action.deadline == 10 + last
+
+
+@pytest.mark.parametrize(
+    ("desired", "minimum", "maximum", "bounds"),
+    [
+        (3, 90, None, (2, 3)),  # no room: one goes as one comes
+        (10, 90, None, (9, 10)),
+        (3, 100, 100, (3, 4)),  # no room, but a maximum is given: one comes first
+        (3, 100, 110, (3, 4)),
+        (4, 50, 150, (2, 6)),
+        (10, 0, None, (0, 10)),
+        (0, 90, None, (0, 0)),
+    ],
+)
+def test_a_refresh_keeps_to_its_percentages_and_replaces_one_at_least(
+    desired: int, minimum: int, maximum: int | None, bounds: tuple[int, int]
+) -> None:
+    """RefreshPreferences: MinHealthyPercentage, MaxHealthyPercentage."""
+    assert Bounds.of(desired, minimum, maximum) == Bounds(*bounds)
 
 
 @pytest.mark.parametrize(

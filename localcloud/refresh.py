@@ -1,0 +1,282 @@
+"""Instance refreshes: a group's members are replaced, a few at a time."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from moto.ec2.models.launch_templates import LaunchTemplate
+
+from localcloud.activities import REFRESH_END, at, cause, selected
+
+if TYPE_CHECKING:
+    from localcloud.groups import Group, Member
+
+PATIENCE_SECONDS = 3600  # without any progress, then the refresh fails
+OPEN = ("Pending", "InProgress", "Baking", "RollbackInProgress", "Cancelling")
+NAMED_VERSIONS = ("$Latest", "$Default")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What members are made from."""
+
+    template: LaunchTemplate
+    version: str  # a number, $Latest or $Default
+
+    @property
+    def number(self) -> int:
+        return int(self.template.get_version(self.version).number)
+
+    def describe(self) -> dict[str, str]:
+        return {
+            "LaunchTemplateId": self.template.id,
+            "LaunchTemplateName": self.template.name,
+            "Version": self.version,
+        }
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How many members may be in service while some are replaced."""
+
+    low: int  # healthy and warmed up
+    high: int  # pending or in service
+
+    @classmethod
+    def of(cls, desired: int, minimum: int, maximum: int | None) -> Bounds:
+        """From percentages. `maximum` None: not given, which is not the same as 100.
+
+        Where they leave no room, one member at a time is replaced: with a maximum the newcomer is
+        first, without one the old member goes at the same time as the new one comes.
+        """
+        low = math.ceil(desired * minimum / 100)
+        if maximum is None:
+            return cls(min(low, max(desired - 1, 0)), desired)
+        return cls(low, max(math.floor(desired * maximum / 100), low + 1))
+
+
+@dataclass(frozen=True)
+class Preferences:
+    min_healthy: int = 90  # percent, as the next
+    max_healthy: int | None = None
+    warmup: int = 0  # seconds, as the bake time
+    bake_time: int = 0
+    skip_matching: bool = False
+    auto_rollback: bool = False
+    protected: str = "Wait"
+    standby: str = "Wait"
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "MinHealthyPercentage": self.min_healthy,
+            "MaxHealthyPercentage": self.max_healthy,
+            "InstanceWarmup": self.warmup,
+            "BakeTime": self.bake_time,
+            "SkipMatching": self.skip_matching,
+            "AutoRollback": self.auto_rollback,
+            "ScaleInProtectedInstances": self.protected,
+            "StandbyInstances": self.standby,
+        }
+
+
+class Refresh:
+    """One refresh of one group. The group calls `step` and launches `extra` members."""
+
+    def __init__(self, group: Group, desired: Source | None, preferences: Preferences) -> None:
+        self.group = group
+        self.preferences = preferences
+        self.desired = desired
+        self.before = group.own_source()
+        self.source = desired or self.before
+        self.id = str(uuid.uuid4())
+        self.status = "Pending"
+        self.reason = ""
+        self.start = datetime.now(UTC)
+        self.end: datetime | None = None
+        self.old = {member.instance_id for member in group.active_instances()}
+        self.todo = {
+            member.instance_id
+            for member in group.active_instances()
+            if not (preferences.skip_matching and group.is_from(member, self.source))
+            and not (preferences.protected == "Ignore" and member.protected_from_scale_in)
+        }
+        self.total = len(self.todo)
+        self.rollback: dict[str, Any] = {}
+        self.last_left = self.total
+        self.last_progress = group.now()
+        self.bake_until = 0.0
+        self.told: tuple[int, int] | None = None  # progress when it ended
+
+    @property
+    def open(self) -> bool:
+        return self.status in OPEN
+
+    @property
+    def replacing(self) -> bool:
+        return self.status in ("InProgress", "RollbackInProgress")
+
+    @property
+    def bounds(self) -> Bounds:
+        wanted = self.preferences
+        return Bounds.of(self.group.desired_capacity or 0, wanted.min_healthy, wanted.max_healthy)
+
+    def extra(self) -> int:
+        """How many members the group has above its desired capacity for now."""
+        desired = self.group.desired_capacity or 0
+        if self.status == "Cancelling":  # who comes may come
+            return max(0, len(self.group.active_instances()) - desired)
+        return min(self.bounds.high - desired, len(self.todo)) if self.replacing else 0
+
+    def left(self) -> int:
+        """How many members are not updated: replaced by one that is warm."""
+        new = [one for one in self.group.active_instances() if one.instance_id not in self.old]
+        return max(len(self.todo), self.total - sum(map(self.is_warm, new)))
+
+    def percentage(self) -> int:
+        if not self.total:
+            return 100
+        if self.rollback:
+            return 100 * min(len(self.todo), self.total) // self.total
+        return 100 * (self.total - self.left()) // self.total
+
+    def is_warm(self, member: Member) -> bool:
+        if member.lifecycle_state != "InService" or member.health_status != "Healthy":
+            return False
+        if member.instance_id in self.old:
+            return True
+        return self.group.now() - member.in_service_at >= self.preferences.warmup
+
+    def step(self) -> None:
+        """Go on as far as the members allow."""
+        if self.status == "Pending":
+            self.status = "InProgress"
+        active = self.group.active_instances()
+        self.todo &= {member.instance_id for member in active}
+        if self.status == "Cancelling":
+            if not self.group.transitioning():
+                self.finish("Cancelled")
+        elif self.status == "Baking":
+            if self.group.now() >= self.bake_until:
+                self.succeed()
+        elif not self.todo and len(active) >= (self.group.desired_capacity or 0) and self.settled():
+            self.complete()
+        else:
+            self.replace()
+            self.notice_progress()
+
+    def settled(self) -> bool:
+        standby = [one for one in self.group.members if one.lifecycle_state == "Standby"]
+        if standby and self.preferences.standby == "Wait":
+            return False
+        return all(self.is_warm(member) for member in self.group.active_instances())
+
+    def replace(self) -> None:
+        """Retire members that are to be replaced, as many as can be spared."""
+        if self.preferences.standby == "Terminate":
+            for member in self.group.members:
+                if member.lifecycle_state == "Standby":
+                    self.retire(member)
+        warm = sum(self.is_warm(member) for member in self.group.active_instances())
+        while candidates := [
+            member
+            for member in self.group.active_instances()
+            if member.instance_id in self.todo
+            and not (self.preferences.protected == "Wait" and member.protected_from_scale_in)
+        ]:
+            # Who does no work costs nothing.
+            member = min(self.group.leaving_order(candidates), key=self.is_warm)
+            if self.is_warm(member):
+                if warm - 1 < self.bounds.low:
+                    break
+                warm -= 1
+            self.retire(member)
+
+    def retire(self, member: Member) -> None:
+        self.todo.discard(member.instance_id)
+        self.group.retire(member, cause(at(REFRESH_END), selected(member.instance_id)))
+
+    def notice_progress(self) -> None:
+        now = self.group.now()
+        if (left := self.left()) != self.last_left:
+            self.last_left, self.last_progress = left, now
+        if now - self.last_progress <= PATIENCE_SECONDS:
+            return
+        reason = f"No instance was replaced for {PATIENCE_SECONDS} seconds."
+        if self.status == "RollbackInProgress":
+            self.finish("RollbackFailed", reason)
+        elif self.preferences.auto_rollback and self.reversible:
+            self.roll_back(reason)
+        else:
+            self.finish("Failed", reason)
+
+    def complete(self) -> None:
+        if self.status == "RollbackInProgress":
+            self.finish("RollbackSuccessful")
+        elif self.preferences.bake_time:
+            self.status = "Baking"
+            self.bake_until = self.group.now() + self.preferences.bake_time
+        else:
+            self.succeed()
+
+    def succeed(self) -> None:
+        if self.desired:
+            self.group.use(self.desired)
+        self.finish("Successful")
+
+    def progress(self) -> tuple[int, int]:
+        """Percentage complete, and the number of members that are not updated."""
+        if self.rollback:
+            return self.percentage(), int(self.rollback["InstancesToUpdateOnRollback"])
+        return self.percentage(), self.left()
+
+    def finish(self, status: str, reason: str = "") -> None:
+        self.told = (100, 0) if status == "Successful" else self.progress()
+        self.status = status
+        self.reason = reason or self.reason
+        self.end = datetime.now(UTC)
+
+    def cancel(self) -> None:
+        self.status = "Cancelling"
+        self.reason = "Cancelled due to user request."
+
+    @property
+    def reversible(self) -> bool:
+        """AWS: there is nothing to go back to without two configurations that stay the same."""
+        return self.desired is not None and self.before.version not in NAMED_VERSIONS
+
+    def roll_back(self, reason: str) -> None:
+        self.rollback = {
+            "RollbackReason": reason,
+            "RollbackStartTime": datetime.now(UTC),
+            "PercentageCompleteOnRollback": self.percentage(),
+            "InstancesToUpdateOnRollback": self.left(),
+        }
+        self.status, self.reason = "RollbackInProgress", reason
+        active = self.group.active_instances()
+        self.source = self.before
+        self.todo = {one.instance_id for one in active if not self.group.is_from(one, self.source)}
+        self.old = {member.instance_id for member in active}
+        self.last_progress = self.group.now()
+
+    def describe(self) -> dict[str, Any]:
+        percentage, left = self.told or self.progress()
+        return {
+            "InstanceRefreshId": self.id,
+            "AutoScalingGroupName": self.group.name,
+            "Status": self.status,
+            "StatusReason": self.reason or None,
+            "StartTime": self.start,
+            "EndTime": self.end,
+            "PercentageComplete": percentage,
+            "InstancesToUpdate": left,
+            "Preferences": self.preferences.describe(),
+            "DesiredConfiguration": (
+                {"LaunchTemplate": self.desired.describe()} if self.desired else None
+            ),
+            "RollbackDetails": self.rollback or None,
+            "Strategy": "Rolling",
+        }
