@@ -10,6 +10,7 @@ import re
 import socket
 import time
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import NamedTuple
 
 SOCKET = "/run/haproxy/admin.sock"
@@ -19,6 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9._-]+")
 ADDRESS = re.compile(r"(?:[0-9]+(?:\.[0-9]+){3}|\[[0-9A-Fa-f:.]+\]):[0-9]+")
 OPTIONS = re.compile(r"[A-Za-z0-9 ._/%-]*")
 
+COLUMNS = ("name", "addr", "port", "op_state", "admin_state")
 # Bits of srv_admin_state: forced, inherited or configured maintenance, name not resolved; drain.
 MAINTENANCE, DRAIN = 0x01 | 0x02 | 0x04 | 0x20, 0x08 | 0x10
 RUNNING = ("1", "2")  # srv_op_state: starting (slowly), running
@@ -57,15 +59,16 @@ class HAProxy:
         version, head, *lines = f"{told}\n\n".splitlines()
         if version != "1" or not head.startswith("# "):
             raise HAProxyError(f"read the servers of {self.backend}: HAProxy says: {told}")
+        names = head[2:].split()
+        columns = itemgetter(*(names.index(f"srv_{name}") for name in COLUMNS))
         found = {}
         for line in filter(None, lines):
-            row = dict(zip(head[2:].split(), line.split(), strict=False))
-            address = row["srv_addr"]
+            name, address, port, running, flags = columns(line.split())
             address = f"[{address}]" if ":" in address else address
-            flags = int(row["srv_admin_state"])
-            state = "maint" if flags & MAINTENANCE else "drain" if flags & DRAIN else "ready"
-            up = row["srv_op_state"] in RUNNING
-            found[row["srv_name"]] = Server(f"{address}:{row['srv_port']}", state, up)
+            state = "ready"
+            if bits := int(flags):
+                state = "maint" if bits & MAINTENANCE else "drain" if bits & DRAIN else "ready"
+            found[name] = Server(f"{address}:{port}", state, running in RUNNING)
         draining = [name for name, server in found.items() if server.state == "drain"]
         if draining:
             sessions = self._sessions()
