@@ -20,6 +20,7 @@ from collections import Counter
 from dataclasses import asdict
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks" / "inventory"), str(ROOT / "tests" / "unit")]
@@ -30,20 +31,19 @@ from haproxy_server import BACKEND, OPTIONS, balancer, until  # noqa: E402
 from superset_fleet.fleetd import Settings  # noqa: E402
 
 PORT = 8088
+CALLS: Counter[str] = Counter()
 CONFIG = "[default]\naws_access_key_id = key\naws_secret_access_key = secret\nendpoint_url = {}\n"
 
 
-class Handler(replay.Handler):
+class Handler(replay.Handler):  # type: ignore[misc]
     """Counts the calls."""
 
-    calls: Counter[str] = Counter()
-
-    def DescribeAutoScalingGroups(self, request: dict[str, str]) -> str:
-        self.calls["DescribeAutoScalingGroups"] += 1
+    def DescribeAutoScalingGroups(self, request: dict[str, str]) -> Any:
+        CALLS["DescribeAutoScalingGroups"] += 1
         return super().DescribeAutoScalingGroups(request)
 
-    def DescribeInstances(self, request: dict[str, str]) -> str:
-        self.calls["DescribeInstances"] += 1
+    def DescribeInstances(self, request: dict[str, str]) -> Any:
+        CALLS["DescribeInstances"] += 1
         return super().DescribeInstances(request)
 
 
@@ -98,18 +98,17 @@ def main(polls: int, poll_seconds: float) -> None:
         config.write_text(json.dumps(asdict(settings)))
         command = [sys.executable, "-m", "superset_fleet.fleetd", "--config", str(config)]
         with subprocess.Popen(command) as fleetd:
-            calls = Handler.calls
             # The first poll asks for all addresses, and the second one for none.
-            until(lambda: calls["DescribeAutoScalingGroups"] > 1, "fleetd polls", 300)
+            until(lambda: CALLS["DescribeAutoScalingGroups"] > 1, "fleetd polls", 300)
             before = processor_seconds(fleetd.pid)
-            calls.clear()
-            until(lambda: calls["DescribeAutoScalingGroups"] >= polls, "fleetd polls", 3600)
+            CALLS.clear()
+            until(lambda: CALLS["DescribeAutoScalingGroups"] >= polls, "fleetd polls", 3600)
             used = processor_seconds(fleetd.pid) - before
             now, most = status(fleetd.pid, "VmRSS"), status(fleetd.pid, "VmHWM")
             fleetd.terminate()
         assert haproxy.in_use() == servers
     print("\n| what | figure |\n|---|---|")
-    print(f"| calls for {polls} polls | {dict(calls)} |")
+    print(f"| calls for {polls} polls | {dict(CALLS)} |")
     print(f"| of one core, a poll each {poll_seconds:g} s | {used / polls / poll_seconds:.2%} |")
     print(f"| processor time of a poll | {used / polls * 1000:.0f} ms |")
     print(f"| resident, most of it ever | {now:.0f} MiB, {most:.0f} MiB |")
