@@ -67,6 +67,7 @@ class Web(socketserver.ThreadingTCPServer):
         self.holding = False  # whether pages are being held back
         self.hold = threading.Event()  # set: what is held back is answered
         self.connections: set[socket.socket] = set()
+        self.serving: set[socket.socket] = set()  # connections with a request
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
@@ -99,8 +100,10 @@ class WebHandler(BaseHTTPRequestHandler):
     def finish(self) -> None:
         super().finish()
         self.server.connections.discard(self.request)
+        self.server.serving.discard(self.request)
 
     def do_GET(self) -> None:
+        self.server.serving.add(self.request)
         self.server.paths[self.path] += 1
         if self.path == "/slow" or (self.server.holding and self.path == "/page"):
             self.server.hold.wait(DEADLINE_SECONDS)
@@ -110,6 +113,7 @@ class WebHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        self.server.serving.discard(self.request)
 
     do_POST = do_GET
 
@@ -197,9 +201,18 @@ class Balancer:
             self.join.join()
         program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
         assert program, "install the package haproxy"
-        self.process = subprocess.Popen(
-            [program, "-W", "-q", "-f", str(self.join.JOINED)], stderr=subprocess.DEVNULL
-        )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            notify = self.directory / "notify"
+            notify.unlink(missing_ok=True)
+            systemd.bind(str(notify))
+            systemd.settimeout(DEADLINE_SECONDS)
+            self.process = subprocess.Popen(
+                [program, "-Ws", "-q", "-f", str(self.join.JOINED)],
+                env=os.environ | {"NOTIFY_SOCKET": str(notify)},
+                stderr=subprocess.DEVNULL,
+            )
+            # Before that, the signal to reload could be lost.
+            until(lambda: b"READY=1" in systemd.recv(1000), "HAProxy is ready")
         until(lambda: self.pid() is not None, "HAProxy answers")
 
     def stop(self) -> None:
