@@ -229,9 +229,17 @@ class Balancer:
         if self.membership != "configuration":
             self.join.join()
             self.join.save_state()
-        assert self.process
-        self.process.send_signal(signal.SIGUSR2)
-        until(lambda: self.pid() not in (before, None), "the new process answers")
+        asked = 0.0
+
+        def replaced() -> bool:
+            nonlocal asked
+            if time.monotonic() > asked + 2:  # a signal is lost while it still reloads
+                asked = time.monotonic()
+                assert self.process
+                self.process.send_signal(signal.SIGUSR2)
+            return self.pid() not in (before, None)
+
+        until(replaced, "the new process answers")
 
     def pid(self) -> str | None:
         """Return the process that answers at the socket, or None."""

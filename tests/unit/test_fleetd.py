@@ -334,11 +334,11 @@ def test_the_service_says_when_it_is_up_and_ends_when_told(
 ) -> None:
     group.scale(2)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
+        systemd.bind(str(tmp_path / "fleetd.notify"))
         systemd.settimeout(30)
         service = subprocess.Popen(
             command(write_settings(settings, tmp_path / "fleetd.json")),
-            env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")},
+            env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "fleetd.notify")},
             stderr=subprocess.PIPE,
             text=True,
         )
