@@ -115,6 +115,47 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
+def membership(arguments: argparse.Namespace) -> None:
+    """Show HAProxy's servers, and with --dry-run what fleetd would do now, and why."""
+    way = facts("haproxy_membership")["haproxy_membership"]
+    if way != "fleetd":
+        raise AnsibleFailed(
+            f"haproxy_membership is {way}: HAProxy gets its servers from the inventory; see what a "
+            "run would change: .venv/bin/ansible-playbook playbooks/haproxy.yml --check --diff"
+        )
+    python = "/opt/fleetd/venv/bin/python"
+    ask = {"argv": [python, "-m", "superset_fleet.fleetd", "--dry-run"]}
+    results = run_module("haproxy", "ansible.builtin.command", ask, become=True)
+    told = {host: json.loads(result["stdout"]) for host, result in results.items()}
+    if not arguments.dry_run:
+        told = {host: {"servers": state["servers"]} for host, state in told.items()}
+    if arguments.json:
+        print(json.dumps(told, indent=2))
+    else:
+        print("\n\n".join(f"{host}\n{members(state)}" for host, state in told.items()))
+
+
+def members(state: dict[str, Any]) -> str:
+    """Return one HAProxy's servers, and what would be done where that is known, as tables."""
+    servers = [
+        (
+            "" if server["state"] == "ready" and server["up"] else "!",
+            server["name"],
+            server["address"],
+            "down" if server["state"] == "ready" and not server["up"] else server["state"],
+            str(server["sessions"]) if server["state"] == "drain" else "",
+        )
+        for server in state["servers"]
+    ]
+    shown = columns([("", "SERVER", "ADDRESS", "STATE", "REQUESTS"), *servers])
+    if "steps" not in state:
+        return shown
+    steps = [("", step["verb"], step["server"], step["reason"]) for step in state["steps"]]
+    if not steps:
+        return f"{shown}\n\nAll is as wanted: nothing would be done."
+    return f"{shown}\n\n{columns([('', 'WOULD', 'SERVER', 'WHY'), *steps])}"
+
+
 def ssh(arguments: argparse.Namespace) -> None:
     """Replace this process by an ssh session on a machine of a group."""
     names = ["ansible_host", "ansible_user", "ansible_ssh_private_key_file"]
@@ -147,6 +188,9 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("--timeout", type=int, default=300, help="seconds to wait for the result")
     shown = command(workers)
     shown.add_argument("--json", action="store_true", help="for programs")
+    balanced = command(membership)
+    balanced.add_argument("--dry-run", action="store_true", help="what would be done, and why")
+    balanced.add_argument("--json", action="store_true", help="for programs")
     machine = command(ssh)
     machine.add_argument("group", metavar="GROUP")
     machine.add_argument("number", metavar="N", nargs="?", type=int, default=1)

@@ -1,10 +1,10 @@
-"""The command line: what `fleet workers` shows."""
+"""The command line: what `fleet workers` and `fleet membership` show."""
 
 from typing import Any
 
 import pytest
 
-from superset_fleet.cli import runs, tables
+from superset_fleet.cli import members, runs, tables
 
 WORKER: dict[str, Any] = {
     "name": "worker@vm-1#1a2b3c4d",
@@ -61,3 +61,31 @@ def test_what_a_worker_does_is_said_in_words(what: dict[str, Any], words: str) -
 
 def test_a_fleet_without_workers_shows_the_heads_alone() -> None:
     assert len(tables({"workers": [], "queues": []}).split()) == 9
+
+
+SERVER = {"name": "i-1", "address": "10.0.0.1:8088", "state": "ready", "up": True, "sessions": 0}
+
+
+def test_servers_of_haproxy_are_a_table_and_those_not_in_use_are_marked() -> None:
+    servers = [
+        SERVER,
+        SERVER | {"name": "i-2", "up": False},
+        SERVER | {"name": "i-3", "state": "drain", "sessions": 4},
+    ]
+    assert members({"servers": servers}).splitlines() == [
+        "   SERVER  ADDRESS        STATE  REQUESTS",
+        "   i-1     10.0.0.1:8088  ready",
+        "!  i-2     10.0.0.1:8088  down",
+        "!  i-3     10.0.0.1:8088  drain  4",
+    ]
+
+
+def test_what_would_be_done_stands_below_with_its_reason() -> None:
+    step = {"verb": "drain", "server": "i-1", "reason": "is Terminating:Wait in its group"}
+    shown = members({"servers": [SERVER], "steps": [step]})
+    assert shown.splitlines()[3:] == [
+        "  WOULD  SERVER  WHY",
+        "  drain  i-1     is Terminating:Wait in its group",
+    ]
+    nothing = members({"servers": [SERVER], "steps": []})
+    assert nothing.endswith("\n\nAll is as wanted: nothing would be done.")

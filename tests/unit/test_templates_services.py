@@ -29,6 +29,8 @@ def haproxy(render: Render) -> Render:
     def haproxy(**inputs: Any) -> list[str]:
         given = {
             "haproxy_servers": {},
+            "haproxy_membership": "configuration",
+            "haproxy_fleetd_port": 8405,
             "haproxy_certificate": "",
             "haproxy_server_timeout_seconds": 150,
             "haproxy_keepalive_seconds": 60,
