@@ -206,6 +206,7 @@ def fail_row(guard: Guard, job: str, query_id: int, claim: rows.Claim, error: Ex
 
     message = f"The worker could not run this query: {type(error).__name__}: {error}"
     try:
+        db.session.rollback()  # the run may have been about to change the row, which locks it
         with db.engine.begin() as connection:
             failed = rows.fail(connection, query_id, message, rows.Row("running", claim.token))
     except SQLAlchemyError as outage:  # the watchdog will look what became of it
