@@ -48,8 +48,10 @@ class AwsError(Exception):
     """AWS could not be read; the message names the thing and the remedy, in one line."""
 
 
-def session(config_file: Path | None = None, profile: str | None = None) -> Any:
-    """Return a botocore session.
+def session(
+    config_file: Path | None = None, profile: str | None = None, every_call: bool = False
+) -> Any:
+    """Return a botocore session, for the calls of models/ alone unless told otherwise.
 
     With config_file, region, endpoint and credentials come from that file alone and not from the
     environment or the user's own files, so credentials of one cloud never reach the other.
@@ -65,12 +67,13 @@ def session(config_file: Path | None = None, profile: str | None = None) -> Any:
         profile = profile or "default"  # a profile by name takes precedence over the environment
     if profile:
         made.set_config_variable("profile", profile)
-    made.register_component("data_loader", Loader())
+    if not every_call:
+        made.register_component("data_loader", Loader())
     return made
 
 
 def client(made: Any, service: str, region: str, endpoint_url: str | None = None) -> Any:
-    """Return a client of autoscaling, ec2 or ssm, able to do the calls of models/ only.
+    """Return a client of a service, able to do the calls that its session has models of.
 
     Making clients is not safe in threads, using them is.
     """

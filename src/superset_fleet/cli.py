@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .ansible import AnsibleFailed, run_module, template, variables
+from .status import ask_workers, gather, inventory, screen, watch
+from .text import columns
 
 
 def facts(*names: str) -> dict[str, Any]:
@@ -60,10 +62,7 @@ def query(arguments: argparse.Namespace) -> None:
 
 def workers(arguments: argparse.Namespace) -> None:
     """Show who takes tasks from which queues, since when, and what they run."""
-    options = {"redis": "{{ superset_facts.redis.coordination }}"}
-    python = "/opt/superset/venv/bin/python"
-    results = run_module("scheduler[0]", "celery_workers", options, python=python)
-    state = {part: next(iter(results.values()))[part] for part in ("workers", "queues")}
+    state = ask_workers()
     print(json.dumps(state, indent=2) if arguments.json else tables(state))
 
 
@@ -104,15 +103,6 @@ def runs(worker: dict[str, Any]) -> str:
     others = worker["tasks"] - len(worker["jobs"])
     said += [f"{others} other task{'s' * (others > 1)}"] if others > 0 else []
     return ", ".join(said) or "-"
-
-
-def columns(lines: Sequence[Sequence[str]]) -> str:
-    """Return lines whose cells stand below one another."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
 
 
 def membership(arguments: argparse.Namespace) -> None:
@@ -156,6 +146,18 @@ def members(state: dict[str, Any]) -> str:
     return f"{shown}\n\n{columns([('', 'WOULD', 'SERVER', 'WHY'), *steps])}"
 
 
+def status(arguments: argparse.Namespace) -> None:
+    """Show the fleet: groups, machines and what they do, queues, last events."""
+    known = inventory()
+    if arguments.watch:
+        watch(lambda: screen(gather(known)))
+        return
+    state = gather(known)
+    print(json.dumps(state, indent=2) if arguments.json else screen(state))
+    if state["gaps"]:
+        sys.exit(1)
+
+
 def ssh(arguments: argparse.Namespace) -> None:
     """Replace this process by an ssh session on a machine of a group."""
     names = ["ansible_host", "ansible_user", "ansible_ssh_private_key_file"]
@@ -186,6 +188,10 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("sql", metavar="SQL")
     asked.add_argument("--database", default="warehouse", help="its name in Superset")
     asked.add_argument("--timeout", type=int, default=300, help="seconds to wait for the result")
+    seen = command(status)
+    ways = seen.add_mutually_exclusive_group()
+    ways.add_argument("--json", action="store_true", help="for programs")
+    ways.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     shown = command(workers)
     shown.add_argument("--json", action="store_true", help="for programs")
     balanced = command(membership)

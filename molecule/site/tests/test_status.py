@@ -1,0 +1,37 @@
+"""What `fleet status` shows of a fleet that is well, and of one that is not."""
+
+import json
+import subprocess
+from collections import Counter
+
+from support import stopped
+
+from superset_fleet.ansible import ROOT
+
+
+def status(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run `fleet status` as an operator does."""
+    command = [str(ROOT / "fleet"), "status", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_of_a_fleet_that_is_well_nothing_needs_a_look() -> None:
+    shown = status()
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert [line for line in shown.stdout.splitlines() if line.startswith("!")] == []
+
+
+def test_programs_get_every_machine_with_its_release() -> None:
+    said = json.loads(status("--json").stdout)
+    roles = Counter(one["role"] for one in said["instances"])
+    assert {group["role"]: group["in_service"] for group in said["groups"]}.items() <= roles.items()
+    assert {"haproxy", "redis", "postgres"} <= roles.keys()
+    assert all(one["version"] for one in said["instances"] if one["group"])
+
+
+def test_who_does_not_answer_is_named_and_the_rest_is_shown() -> None:
+    with stopped("haproxy", "haproxy"):
+        shown = status()
+    assert shown.returncode == 1
+    assert "! not known: HAProxy on" in shown.stdout
+    assert "slots busy" in shown.stdout

@@ -1,0 +1,422 @@
+"""`fleet status`: what the cloud, HAProxy and the workers say of the fleet, on one screen.
+
+Each is asked for itself. What one of them does not say is named as a gap; the rest is shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import http.client
+import io
+import re
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import aws
+from .ansible import AnsibleFailed, run_module, template
+from .discovery import LIFECYCLES
+from .text import columns
+
+EVENTS = 8  # the newest that are shown
+STATS_SECONDS = 3.0  # for HAProxy's answer
+PAUSE_SECONDS = 2.0  # between two screens
+CLEAR = "\033[H\033[2J"  # the terminal
+BACKEND = "superset_web"
+# What a machine's variables say that are needed to ask the others. Each host sees its own.
+KNOWN = """{
+  'address': private_address, 'groups': group_names,
+  'fleet': fleet_name | default(''), 'region': fleet_region | default(''),
+  'config_file': fleet_aws_config_file | default(''),
+  'environment': fleet_environment | default(''),
+  'statistics': [haproxy_stats_port, haproxy_stats_user, haproxy_stats_password]
+                if 'haproxy' in group_names else []}"""
+ROLES = ("haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres", "rabbitmq")
+
+
+Line = tuple[bool, list[str]]  # of a table: whether all is well, and the cells
+
+
+class Unknown(Exception):
+    """One of those who were asked did not answer; the message says who, and what to do."""
+
+
+class Host(NamedTuple):
+    """A machine of the inventory."""
+
+    name: str
+    address: str
+    groups: list[str]
+    statistics: list[Any]  # of HAProxy: port, user, password
+
+
+class Inventory(NamedTuple):
+    """What Ansible knows."""
+
+    hosts: list[Host]
+    fleet: str
+    region: str
+    config_file: str
+    environment: str  # "": no cloud, machines that stand by themselves
+
+
+# -- Who is asked ---------------------------------------------------------------------------------
+def inventory() -> Inventory:
+    """Ask Ansible. Raises AnsibleFailed."""
+    said = template("all", KNOWN)
+    hosts = [
+        Host(name, str(one["address"]), list(one["groups"]), list(one["statistics"]))
+        for name, one in said.items()
+    ]
+    any_one = next(iter(said.values()))
+    about = (any_one[key] for key in ("fleet", "region", "config_file", "environment"))
+    return Inventory(hosts, *about)
+
+
+def ask_cloud(known: Inventory) -> dict[str, Any]:
+    """Return groups, instances, and the groups' last events. Raises aws.AwsError."""
+    session = aws.session(Path(known.config_file) if known.config_file else None, every_call=True)
+    mine = [{"Name": "tag:fleet", "Values": [known.fleet]}]
+    with aws.explained(known.region):
+        scaling, ec2 = (aws.client(session, name, known.region) for name in ("autoscaling", "ec2"))
+        groups = [
+            group
+            for page in aws.pages(scaling.describe_auto_scaling_groups, Filters=mine)
+            for group in page["AutoScalingGroups"]
+        ]
+        machines = [
+            machine
+            for page in aws.pages(ec2.describe_instances, Filters=mine)
+            for reservation in page["Reservations"]
+            for machine in reservation["Instances"]
+        ]
+        ids = sorted({machine["ImageId"] for machine in machines})
+        images = ec2.describe_images(ImageIds=ids)["Images"] if ids else []
+        activities = [
+            activity
+            for group in groups
+            for activity in scaling.describe_scaling_activities(
+                AutoScalingGroupName=group["AutoScalingGroupName"], MaxRecords=EVENTS
+            )["Activities"]
+        ]
+    return {
+        "groups": [group_of(group) for group in groups],
+        "instances": instances_of(groups, machines, images),
+        "events": events_of(activities),
+    }
+
+
+def ask_haproxy(host: Host) -> dict[str, Any]:
+    """Return what a HAProxy says of its servers, by their names. Raises Unknown."""
+    port, user, password = host.statistics
+    where = f"http://{host.address}:{port}/;csv"
+    key = base64.b64encode(f"{user}:{password}".encode()).decode()
+    request = urllib.request.Request(where, headers={"Authorization": f"Basic {key}"})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            request, timeout=STATS_SECONDS
+        ) as answer:
+            text = answer.read().decode()
+    except (OSError, http.client.HTTPException) as error:
+        why = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise Unknown(
+            f"HAProxy on {host.name} ({where}): {why}: is this machine in fleet_control, and "
+            "haproxy running (systemctl status haproxy)?"
+        ) from error
+    return servers_of(text)
+
+
+def ask_workers() -> dict[str, Any]:
+    """Return workers and queues, as the module celery_workers does. Raises AnsibleFailed."""
+    options = {"redis": "{{ superset_facts.redis.coordination }}"}
+    python = "/opt/superset/venv/bin/python"
+    results = run_module("scheduler[0]", "celery_workers", options, python=python)
+    result = next(iter(results.values()))
+    return {"workers": result["workers"], "queues": result["queues"]}
+
+
+# -- What they said, in one form ------------------------------------------------------------------
+def tags(thing: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags of a group, an instance or an image."""
+    return {tag["Key"]: tag["Value"] for tag in thing.get("Tags", ())}
+
+
+def group_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is shown of an auto-scaling group."""
+    in_service = [one for one in group["Instances"] if one["LifecycleState"] == "InService"]
+    return {
+        "name": group["AutoScalingGroupName"],
+        "role": tags(group).get("role", ""),
+        "min": group["MinSize"],
+        "desired": group["DesiredCapacity"],
+        "max": group["MaxSize"],
+        "in_service": len(in_service),
+    }
+
+
+def instances_of(
+    groups: Iterable[Mapping[str, Any]],
+    machines: Iterable[Mapping[str, Any]],
+    images: Iterable[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return the fleet's instances; of those that are gone, only the ones still in a group."""
+    members = {one["InstanceId"]: (group, one) for group in groups for one in group["Instances"]}
+    known = {image["ImageId"]: image for image in images}
+    found = []
+    for machine in machines:
+        name, state = machine["InstanceId"], machine["State"]["Name"]
+        group, member = members.get(name, ({}, {}))
+        if not member and state == "terminated":
+            continue
+        image = known.get(machine["ImageId"], {})
+        found.append(
+            {
+                "id": name,
+                "role": tags(machine).get("role", ""),
+                "group": group.get("AutoScalingGroupName"),
+                "state": member.get("LifecycleState", state),
+                "healthy": member.get("HealthStatus", "Healthy").lower() == "healthy",
+                "address": machine.get("PrivateIpAddress", ""),
+                "zone": machine["Placement"]["AvailabilityZone"],
+                "image": image.get("Name", machine["ImageId"]),
+                "version": tags(image).get("superset_version", ""),
+                "since": stamp(machine["LaunchTime"]),
+            }
+        )
+    return found
+
+
+def events_of(activities: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the newest scaling activities, newest first."""
+    newest = sorted(activities, key=lambda one: one["StartTime"], reverse=True)[:EVENTS]
+    return [
+        {
+            "at": stamp(one["StartTime"]),
+            "group": one["AutoScalingGroupName"],
+            "text": one["Description"],
+            "status": one["StatusCode"],
+            "why": one.get("StatusMessage") or reason(one["Cause"]),
+        }
+        for one in newest
+    ]
+
+
+def reason(cause: str) -> str:
+    """Return the first sentence of a cause, without its time, which the event has."""
+    return re.sub(r"^At \S+ ", "", cause.split("  ")[0]).rstrip(".")
+
+
+def stamp(moment: datetime) -> str:
+    """Return a time as it is written everywhere here: UTC, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def servers_of(text: str) -> dict[str, Any]:
+    """Return HAProxy's servers: how they are, and how many requests they have."""
+    lines = csv.DictReader(io.StringIO(text.removeprefix("# ")))
+    return {
+        line["svname"]: {
+            "state": line["status"].lower(),
+            "check": " ".join(
+                word
+                for word in (line["check_status"], line["check_code"], line["last_chk"])
+                if word
+            ),
+            "requests": int(line["scur"]),
+        }
+        for line in lines
+        if line["pxname"] == BACKEND and line["svname"] not in ("FRONTEND", "BACKEND")
+    }
+
+
+def standing(hosts: Iterable[Host]) -> list[dict[str, Any]]:
+    """Return the machines of an inventory without a cloud in the form of instances."""
+    return [
+        {
+            "id": host.name,
+            "role": " ".join(role for role in ROLES if role in host.groups),
+            "group": None,
+            "state": "",
+            "healthy": True,
+            "address": host.address,
+            "zone": "",
+            "image": "",
+            "version": "",
+            "since": "",
+        }
+        for host in hosts
+    ]
+
+
+def gather(known: Inventory) -> dict[str, Any]:
+    """Ask everybody at the same time; return what they said, and in `gaps` who did not answer."""
+    gaps: list[str] = []
+
+    def answer(ask: Callable[[], Any], nothing: Any) -> Any:
+        try:
+            return ask()
+        except (Unknown, aws.AwsError, AnsibleFailed) as error:
+            gaps.append(str(error))
+            return nothing
+
+    balancers = [host for host in known.hosts if host.statistics]
+    no_cloud = {"groups": [], "instances": standing(known.hosts), "events": []}
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        workers = pool.submit(answer, ask_workers, {"workers": [], "queues": []})
+        balanced = {
+            host.name: pool.submit(answer, functools.partial(ask_haproxy, host), None)
+            for host in balancers
+        }
+        cloud = no_cloud
+        if known.environment:
+            cloud = answer(lambda: ask_cloud(known), no_cloud)
+    return {
+        "fleet": known.fleet,
+        "environment": known.environment,
+        "at": stamp(datetime.now(UTC)),
+        **cloud,
+        "haproxy": {name: future.result() for name, future in balanced.items()},
+        **workers.result(),
+        "gaps": gaps,
+    }
+
+
+# -- The screen -----------------------------------------------------------------------------------
+def older(instances: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return those of the groups' instances whose image is not the newest one of their role."""
+    images: dict[str, set[str]] = {}
+    for one in instances:
+        if one["group"]:
+            images.setdefault(one["role"], set()).add(one["image"])
+    return {
+        one["id"] for one in instances if one["group"] and one["image"] != max(images[one["role"]])
+    }
+
+
+def doing(state: Mapping[str, Any], instance: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return in words how an instance does its work, and whether that is as it should be."""
+    if "superset_web" in instance["role"].split():
+        return serving(state["haproxy"], instance["id"])
+    if instance["role"] == "celery_worker" and instance["group"]:
+        return working(state["workers"], instance["address"])
+    return "", True
+
+
+def serving(balancers: Mapping[str, Any], name: str) -> tuple[str, bool]:
+    """Return what the load balancers do with a web instance; where they agree, once."""
+    words = Counter[str]()
+    well = True
+    for servers in balancers.values():
+        if servers is None:
+            continue
+        server = servers.get(name)
+        if server is None:
+            said = "not in HAProxy"
+        else:
+            said = server["state"]
+            if server["requests"]:
+                said += f", {server['requests']} requests"
+            if not server["state"].startswith("up"):
+                said += f" ({server['check']})"
+        well = well and server is not None and server["state"].startswith("up")
+        words[said] += 1
+    if not words:
+        return "?", False
+    return "; ".join(words), well
+
+
+def working(workers: Sequence[Mapping[str, Any]], address: str) -> tuple[str, bool]:
+    """Return what the worker on an instance of a group does: AWS names hosts by address."""
+    host = re.compile(rf"worker@ip-{re.escape(address.replace('.', '-'))}(\.|#|$)")
+    mine = [worker for worker in workers if host.match(worker["name"])]
+    if not mine:
+        return "no worker heard", False
+    worker = max(mine, key=lambda one: -float(one["silent_seconds"]))
+    if worker["silent"]:
+        return f"silent for {worker['silent_seconds']:.0f} s", False
+    said = f"{worker['tasks']} of {worker['slots']} slots busy"
+    return (f"draining, {said}", False) if worker["draining"] else (said, True)
+
+
+def screen(state: Mapping[str, Any]) -> str:
+    """Return the state as tables; a line that needs a look begins with an exclamation mark."""
+    where = state["environment"] or "no cloud"
+    parts = [
+        " ".join(filter(None, ["fleet", state["fleet"], f"({where})", state["at"]])),
+        "\n".join(f"! not known: {gap}" for gap in state["gaps"]),
+        table(("GROUP", "IN SERVICE", "DESIRED", "MIN", "MAX"), map(group_line, state["groups"])),
+        table(
+            ("INSTANCE", "ROLE", "STATE", "ADDRESS", "VERSION", "IMAGE", "SINCE", "WORK"),
+            instance_lines(state),
+        ),
+        table(("QUEUE", "WAITING", "WORKERS", "SLOTS"), map(queue_line, state["queues"])),
+        table(("AT", "GROUP", "LAST EVENTS", "WHY"), map(event_line, state["events"])),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def table(heads: Sequence[str], lines: Iterable[Line]) -> str:
+    """Return a table whose lines are marked unless all is well; nothing where there are none."""
+    marked = [("" if well else "!", *cells) for well, cells in lines]
+    return columns([("", *heads), *marked]) if marked else ""
+
+
+def group_line(group: Mapping[str, Any]) -> Line:
+    """Return a group, which is well when it has the machines that it wants."""
+    cells = [group["name"], *(str(group[key]) for key in ("in_service", "desired", "min", "max"))]
+    return group["in_service"] == group["desired"], cells
+
+
+def instance_lines(state: Mapping[str, Any]) -> Iterator[Line]:
+    """Yield the instances, role by role, which are well when they work, from the newest image."""
+    old = older(state["instances"])
+    places = {role: place for place, role in enumerate(ROLES)}
+
+    def place(one: Mapping[str, Any]) -> tuple[int, str]:
+        return places.get(one["role"], len(places)), one["since"]
+
+    for one in sorted(state["instances"], key=place):
+        work, working_well = doing(state, one)
+        in_service = LIFECYCLES.get(one["state"].partition(":")[0]) == "in_service"
+        well = working_well and one["healthy"] and (in_service or not one["state"])
+        cells = [
+            one["id"],
+            one["role"],
+            one["state"] + ("" if one["healthy"] else ", unhealthy"),
+            one["address"],
+            one["version"],
+            one["image"] + (" (older)" if one["id"] in old else ""),
+            one["since"],
+            work,
+        ]
+        yield well and one["id"] not in old, [cell or "-" for cell in cells]
+
+
+def queue_line(queue: Mapping[str, Any]) -> Line:
+    """Return a queue, which is well when somebody takes its tasks."""
+    cells = [queue["name"], *(str(queue[key]) for key in ("waiting", "workers", "slots"))]
+    return bool(queue["workers"]), cells
+
+
+def event_line(event: Mapping[str, Any]) -> Line:
+    """Return an event of a group, which is well unless it failed."""
+    cells = [event[key] for key in ("at", "group", "text", "why")]
+    return event["status"] not in ("Failed", "Cancelled"), cells
+
+
+def watch(show: Callable[[], str]) -> None:
+    """Show it again and again, in place, until interrupted."""
+    try:
+        while True:
+            print(f"{CLEAR}{show()}", flush=True)
+            time.sleep(PAUSE_SECONDS)
+    except KeyboardInterrupt:
+        print()
