@@ -231,6 +231,7 @@ def servers_of(text: str) -> dict[str, Any]:
                 if word
             ),
             "requests": int(line["scur"]),
+            "served": int(line["stot"]),
         }
         for line in lines
         if line["pxname"] == BACKEND and line["svname"] not in ("FRONTEND", "BACKEND")

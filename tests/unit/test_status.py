@@ -17,13 +17,13 @@ from superset_fleet.status import Host, Inventory, Unknown
 
 # What HAProxy 2.6 says, less the columns that nobody reads.
 STATISTICS = """\
-# pxname,svname,scur,status,check_status,check_code,last_chk,addr,
-users,FRONTEND,3,OPEN,,,,,
-superset_web,i-1,2,UP,L7OK,200,,,
-superset_web,i-2,0,DOWN,L7STS,503,Service Unavailable,,
-superset_web,i-3,1,DRAIN,L7OK,200,,,
-superset_web,BACKEND,3,UP,,,,,
-stats,BACKEND,1,UP,,,,,
+# pxname,svname,scur,stot,status,check_status,check_code,last_chk,addr,
+users,FRONTEND,3,45,OPEN,,,,,
+superset_web,i-1,2,17,UP,L7OK,200,,,
+superset_web,i-2,0,4,DOWN,L7STS,503,Service Unavailable,,
+superset_web,i-3,1,9,DRAIN,L7OK,200,,,
+superset_web,BACKEND,3,30,UP,,,,,
+stats,BACKEND,1,1,UP,,,,,
 """
 
 
@@ -103,9 +103,14 @@ def marked(shown: str) -> list[str]:
 
 def test_haproxy_tells_how_its_servers_are(haproxy: Host) -> None:
     assert status.ask_haproxy(haproxy) == {
-        "i-1": {"state": "up", "check": "L7OK 200", "requests": 2},
-        "i-2": {"state": "down", "check": "L7STS 503 Service Unavailable", "requests": 0},
-        "i-3": {"state": "drain", "check": "L7OK 200", "requests": 1},
+        "i-1": {"state": "up", "check": "L7OK 200", "requests": 2, "served": 17},
+        "i-2": {
+            "state": "down",
+            "check": "L7STS 503 Service Unavailable",
+            "requests": 0,
+            "served": 4,
+        },
+        "i-3": {"state": "drain", "check": "L7OK 200", "requests": 1, "served": 9},
     }
 
 
