@@ -98,7 +98,8 @@ def superset_config(render: Render) -> Render:
             "superset_guard_enabled": True,
         }
         lines = render("superset", "superset_config.py.j2", **given | inputs)
-        return [line for line in lines if "uard" in line or "GLOBAL_ASYNC" in line]
+        words = ("uard", "GLOBAL_ASYNC", "Ready")
+        return [line for line in lines if any(word in line for word in words)]
 
     return superset_config
 
@@ -106,8 +107,17 @@ def superset_config(render: Render) -> Render:
 @pytest.mark.parametrize("given", [False, "false"])
 def test_superset_without_the_guard_is_stock(superset_config: Render, given: Any) -> None:
     lines = superset_config(superset_guard_enabled=given)
-    assert not [line for line in lines if "annotations" in line or "install" in line]
+    assert not [line for line in lines if "annotations" in line or "guard.install" in line]
     assert not [line for line in lines if "MANAGER_CLASS" in line]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_web_machines_say_whether_they_are_ready_with_and_without_the_guard(
+    superset_config: Render, given: bool
+) -> None:
+    assert "joining.append(Ready(redis_urls).install)" in superset_config(
+        superset_guard_enabled=given
+    )
 
 
 def test_superset_with_the_guard_has_it_in_tasks_and_application(superset_config: Render) -> None:
