@@ -68,15 +68,15 @@ EXAMPLES = r"""
   haproxy_servers:
     backend: superset_web
     servers: "{{ superset_web_endpoints }}"
-    options: check inter 2s fall 3 rise 2
-    probe_path: /health
+    options: check inter 2s fall 3 rise 1
+    probe_path: /ready
 
 - name: Take one instance out for as long as it is worked at
   haproxy_servers:
     backend: superset_web
     servers: "{{ superset_web_endpoints | dict2items
       | rejectattr('key', 'eq', inventory_hostname) | items2dict }}"
-    probe_path: /health
+    probe_path: /ready
   delegate_to: haproxy-1
 """
 

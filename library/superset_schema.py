@@ -61,14 +61,11 @@ steps:
   sample: [migrate, init, admin]
 """
 
-import ast
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import pwd
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -80,13 +77,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.superset_fleet.migrations import SchemaError, installed_revisions
 
 LOCK = 0x5353_0001  # any number that nobody else uses in this database
 LOCK_TIMEOUT = "15min"
-
-
-class SchemaError(Exception):
-    """Says which action failed on what, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -108,38 +102,6 @@ def plan(current: State, wanted: State) -> list[str]:
     if current.admin != wanted.admin:
         steps.append("admin")
     return steps
-
-
-def revisions(scripts: dict[str, str]) -> tuple[str, set[str]]:
-    """Return the head and all revisions of Alembic's scripts {name: text}, without running them."""
-    known: set[str] = set()
-    parents: set[str] = set()
-    for name, text in scripts.items():
-        found = dict(re.findall(r"^(revision|down_revision)\b[^=]*= *(.+?) *(?:#.*)?$", text, re.M))
-        try:
-            known.add(ast.literal_eval(found["revision"]))
-            parent = ast.literal_eval(found["down_revision"])
-        except (KeyError, SyntaxError, ValueError) as error:
-            raise SchemaError(f"read the revision of the migration {name}: {error!r}") from error
-        parents |= {parent} if isinstance(parent, str) else set(parent or ())
-    heads = known - parents
-    if len(heads) != 1:
-        raise SchemaError(f"the installed Superset has {len(heads)} migration heads, not one")
-    return heads.pop(), known
-
-
-def installed_revisions() -> tuple[str, set[str]]:
-    """Return the head and all revisions of the installed Superset."""
-    package = importlib.util.find_spec("superset")
-    if package is None or not package.submodule_search_locations:
-        raise SchemaError(
-            f"find Superset: {sys.executable} does not have it; "
-            "set ansible_python_interpreter to the Python of Superset's virtual environment"
-        )
-    versions = Path(package.submodule_search_locations[0]) / "migrations" / "versions"
-    return revisions(
-        {path.name: path.read_text() for path in versions.glob("*.py") if path.stem != "__init__"}
-    )
 
 
 def release(config: Path) -> str:

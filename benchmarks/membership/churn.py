@@ -61,7 +61,7 @@ def by_fleetd(haproxy: Balancer) -> Change:
 
 
 def by_reload(haproxy: Balancer) -> Change:
-    """Write the servers into the configuration and reload."""
+    """Write the servers down and reload."""
 
     def change(webs: dict[str, Web], leaver: Web | None) -> None:
         haproxy.write(endpoints(webs))
@@ -79,8 +79,8 @@ def by_stock_reload(haproxy: Balancer) -> Change:
 
     def stock(servers: dict[str, str]) -> None:
         write(servers)
-        text = haproxy.join.JOINED.read_text()
-        haproxy.join.JOINED.write_text(text.replace("option idle-close-on-response", ""))
+        text = haproxy.join.WRITTEN.read_text()
+        haproxy.join.WRITTEN.write_text(text.replace("option idle-close-on-response", ""))
 
     haproxy.write = stock
     return by_reload(haproxy)
@@ -101,8 +101,7 @@ def by_kill(haproxy: Balancer) -> Change:
 @contextmanager
 def running(way: Callable[[Balancer], Change]) -> Iterator[tuple[Balancer, Change]]:
     """Run HAProxy for one way to change servers."""
-    membership = "fleetd" if way in (by_fleetd, by_kill) else "configuration"
-    with tempfile.TemporaryDirectory() as name, balancer(Path(name), membership) as haproxy:
+    with tempfile.TemporaryDirectory() as name, balancer(Path(name)) as haproxy:
         yield haproxy, way(haproxy)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,6 +159,60 @@ def status(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+# -- A web machine in rotation or out of it -------------------------------------------------------
+DRAINING = "/run/superset-web/draining"  # while it is there, /ready says so
+METRICS = {
+    "url": "http://{{ haproxy_stats_address }}:{{ haproxy_stats_port }}/metrics?scope=server",
+    "return_content": True,
+}
+
+
+def drain(arguments: argparse.Namespace) -> None:
+    """Take a web machine out of rotation until its service starts anew; with --undo, back in."""
+    name, undo = arguments.instance, arguments.undo
+    machines = sorted(variables("superset_web", ["ansible_host"]))
+    if name not in machines:
+        raise AnsibleFailed(
+            f"{name} is no machine of superset_web that can take work; these are: "
+            f"{', '.join(machines)}"
+        )
+    file = {"path": DRAINING, "state": "absent" if undo else "touch"}
+    run_module(name, "ansible.builtin.file", file, become=True)
+    patience = facts("haproxy_notice_seconds", "haproxy_server_timeout_seconds")
+    seconds = sum(int(value) for value in patience.values()) + 30
+    deadline = time.monotonic() + seconds
+    told: dict[str, tuple[bool, int]] = {}
+    while True:
+        results = run_module("haproxy", "ansible.builtin.uri", METRICS)
+        seen = {host: rotation(result["content"], name) for host, result in results.items()}
+        for host, now in seen.items():
+            if now != told.get(host):
+                print(f"{host}: {name} {in_words(*now)}", flush=True)
+        told = seen
+        if all(up if undo else not (up or requests) for up, requests in seen.values()):
+            return
+        if time.monotonic() > deadline:
+            raise AnsibleFailed(f"{name} is not {'back' if undo else 'idle'} after {seconds} s")
+
+
+def rotation(metrics: str, server: str) -> tuple[bool, int]:
+    """Return from HAProxy's metrics whether a server gets requests, and how many it serves."""
+    ours = f'{{proxy="superset_web",server="{server}"'
+    found = {}
+    for line in metrics.splitlines():
+        name, _, value = line.rpartition(" ")
+        found[name] = value
+    up = found.get(f'haproxy_server_status{ours},state="UP"}}') == "1"
+    return up, int(found.get(f"haproxy_server_current_sessions{ours}}}", "0"))
+
+
+def in_words(up: bool, requests: int) -> str:
+    """Return what a server does."""
+    if up:
+        return "gets requests"
+    return f"gets no more requests, {requests} not over yet" if requests else "serves nothing"
+
+
 def ssh(arguments: argparse.Namespace) -> None:
     """Replace this process by an ssh session on a machine of a group."""
     names = ["ansible_host", "ansible_user", "ansible_ssh_private_key_file"]
@@ -197,6 +252,9 @@ def parser() -> argparse.ArgumentParser:
     balanced = command(membership)
     balanced.add_argument("--dry-run", action="store_true", help="what would be done, and why")
     balanced.add_argument("--json", action="store_true", help="for programs")
+    drained = command(drain)
+    drained.add_argument("instance", metavar="INSTANCE", help="its name in the inventory")
+    drained.add_argument("--undo", action="store_true", help="let it have requests again")
     machine = command(ssh)
     machine.add_argument("group", metavar="GROUP")
     machine.add_argument("number", metavar="N", nargs="?", type=int, default=1)

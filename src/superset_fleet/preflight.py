@@ -41,6 +41,16 @@ LADDER = (
         "HAProxy must let go of an idle connection before gunicorn closes it",
     ),
     Step(
+        "haproxy_notice_seconds",
+        "superset_web_drain_seconds",
+        "a web server must go on serving until HAProxy has noticed that it stops",
+    ),
+    Step(
+        "superset_web_drain_seconds",
+        "superset_web_stop_timeout_seconds",
+        "systemd must not end a web server before HAProxy has noticed that it stops",
+    ),
+    Step(
         "superset_web_graceful_timeout_seconds",
         "superset_web_stop_timeout_seconds",
         "systemd must not kill gunicorn while it ends its last requests",
@@ -75,6 +85,7 @@ WORKER = (
     "celery_worker_pool_size",
     "celery_worker_max_overflow",
 )
+READY = 1  # of a web process, beside its pool: whether the database answers
 WATCHDOG = 2  # of the watchdog, beside beat's
 BUDGET = ("postgres_max_connections", "postgres_reserved_connections", "fleet_surge")
 
@@ -132,7 +143,7 @@ def overdraft(numbers: Mapping[str, int], machines: Mapping[str, int]) -> list[s
     processes, threads, web_overflow = (numbers[name] for name in WEB)
     concurrency, pool, overflow = (numbers[name] for name in WORKER)
     each = {
-        "superset_web": processes * (threads + web_overflow),
+        "superset_web": processes * (threads + web_overflow + READY),
         "celery_worker": (concurrency + 1) * (pool + overflow),
         "scheduler": pool + overflow + WATCHDOG,
     }

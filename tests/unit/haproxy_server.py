@@ -64,6 +64,7 @@ class Web(socketserver.ThreadingTCPServer):
         self.endpoint = f"{host!s}:{number}"
         self.paths: Counter[str] = Counter()
         self.healthy = True
+        self.lacking: set[str] = set()  # paths that it does not have
         self.holding = False  # whether pages are being held back
         self.hold = threading.Event()  # set: what is held back is answered
         self.connections: set[socket.socket] = set()
@@ -109,7 +110,8 @@ class WebHandler(BaseHTTPRequestHandler):
             self.server.hold.wait(DEADLINE_SECONDS)
         checked = self.path in ("/health", "/ready")
         body = f"served by {self.server.endpoint}".encode()
-        self.send_response(503 if checked and not self.server.healthy else 200)
+        status = 404 if self.path in self.server.lacking else 200
+        self.send_response(503 if checked and not self.server.healthy else status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -122,12 +124,12 @@ class WebHandler(BaseHTTPRequestHandler):
 
 
 # -- HAProxy --------------------------------------------------------------------------------------
-def configuration(membership: str, servers: dict[str, str], **inputs: Any) -> str:
+def configuration(**inputs: Any) -> str:
     """Return the role's configuration, as on a machine."""
     given = {
-        "haproxy_servers": servers,
-        "haproxy_membership": membership,
+        "haproxy_membership": "fleetd",
         "haproxy_fleetd_port": 8405,
+        "haproxy_check_path": "/ready",
         "haproxy_certificate": "",
         "haproxy_server_timeout_seconds": 20,
         "haproxy_keepalive_seconds": 60,
@@ -155,8 +157,8 @@ def join_script() -> Any:
 class Balancer:
     """A running HAProxy, started, reloaded and restarted as its unit does it."""
 
-    def __init__(self, directory: Path, membership: str) -> None:
-        self.directory, self.membership, self.port = directory, membership, free_port()
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.port = directory, free_port()
         self.private_port, self.fleetd_port = free_port(), free_port()
         self.socket = str(directory / "admin.sock")
         self.api = HAProxy(self.socket, BACKEND)
@@ -173,12 +175,12 @@ class Balancer:
         shutil.copy(ROLE / "files" / "maintenance.html", directory)
 
     def write(self, servers: dict[str, str]) -> None:
-        """Write the configuration as the role does."""
+        """Write the configuration as the role does, and the servers."""
+        self.servers_file.write_text(
+            "".join(f"    server {name} {address}\n" for name, address in servers.items())
+        )
         text = configuration(
-            self.membership,
-            servers,
-            haproxy_stats_port=self.private_port,
-            haproxy_fleetd_port=self.fleetd_port,
+            haproxy_stats_port=self.private_port, haproxy_fleetd_port=self.fleetd_port
         )
         text = re.sub(r"^    (log|chroot|user|group) /?\w.*\n", "", text, flags=re.MULTILINE)
         text = re.sub(r"^    log global\n", "", text, flags=re.MULTILINE)
@@ -190,15 +192,11 @@ class Balancer:
             "abns@balance": f"abns@{self.name}",
         }.items():
             text = text.replace(old, new)
-        if self.membership == "configuration":
-            self.join.JOINED.write_text(text)
-        else:
-            self.join.WRITTEN.write_text(text)
+        self.join.WRITTEN.write_text(text)
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        if self.membership != "configuration":
-            self.join.join()
+        self.join.join()
         program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
         assert program, "install the package haproxy"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -217,8 +215,7 @@ class Balancer:
 
     def stop(self) -> None:
         """End as systemd ends it."""
-        if self.membership != "configuration":
-            self.join.save_state()
+        self.join.save_state()
         assert self.process
         self.process.terminate()
         self.process.wait(DEADLINE_SECONDS)
@@ -226,9 +223,8 @@ class Balancer:
     def reload(self) -> None:
         """Reload, and wait until the new process answers."""
         before = self.pid()
-        if self.membership != "configuration":
-            self.join.join()
-            self.join.save_state()
+        self.join.join()
+        self.join.save_state()
         asked = 0.0
 
         def replaced() -> bool:
@@ -270,15 +266,10 @@ class Balancer:
 
 
 @contextmanager
-def balancer(
-    directory: Path, membership: str = "fleetd", servers: dict[str, str] | None = None
-) -> Iterator[Balancer]:
+def balancer(directory: Path, servers: dict[str, str] | None = None) -> Iterator[Balancer]:
     """Run HAProxy, with servers to begin with."""
-    made = Balancer(directory, membership)
+    made = Balancer(directory)
     made.write(servers or {})
-    made.servers_file.write_text(
-        "".join(f"    server {name} {address}\n" for name, address in (servers or {}).items())
-    )
     made.start()
     try:
         yield made

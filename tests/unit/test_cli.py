@@ -1,10 +1,14 @@
-"""The command line: what `fleet workers` and `fleet membership` show."""
+"""The command line: what `fleet workers`, `fleet membership` and `fleet drain` show."""
 
+import http.client
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+from haproxy_server import Balancer, Web, balancer, until
 
-from superset_fleet.cli import members, runs, tables
+from superset_fleet.cli import in_words, members, rotation, runs, tables
 
 WORKER: dict[str, Any] = {
     "name": "worker@vm-1#1a2b3c4d",
@@ -89,3 +93,34 @@ def test_what_would_be_done_stands_below_with_its_reason() -> None:
     ]
     nothing = members({"servers": [SERVER], "steps": []})
     assert nothing.endswith("\n\nAll is as wanted: nothing would be done.")
+
+
+def seen(haproxy: Balancer, server: str) -> str:
+    """What HAProxy tells of a server at this moment, in words."""
+    connection = http.client.HTTPConnection("127.0.0.1", haproxy.private_port)
+    connection.request("GET", "/metrics?scope=server")
+    metrics = connection.getresponse().read().decode()
+    connection.close()
+    return in_words(*rotation(metrics, server))
+
+
+def test_a_server_is_idle_only_after_its_last_request(tmp_path: Path) -> None:
+    web = Web()
+    with balancer(tmp_path, {"i-1": web.endpoint}) as haproxy:
+        assert seen(haproxy, "i-1") == "gets requests"
+        user = threading.Thread(target=haproxy.get, args=("/slow",))
+        user.start()
+        until(lambda: web.paths["/slow"], "the request is served")
+        web.healthy = False
+        until(lambda: not haproxy.api.servers()["i-1"].up, "HAProxy has noticed")
+        assert seen(haproxy, "i-1") == "gets no more requests, 1 not over yet"
+        web.hold.set()
+        user.join()
+        until(lambda: seen(haproxy, "i-1") == "serves nothing", "HAProxy counts no request")
+        web.healthy = True
+        until(lambda: seen(haproxy, "i-1") == "gets requests", "HAProxy has noticed")
+    web.stop()
+
+
+def test_a_server_that_haproxy_does_not_have_serves_nothing() -> None:
+    assert in_words(*rotation("", "i-9")) == "serves nothing"

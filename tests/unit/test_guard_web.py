@@ -1,5 +1,6 @@
 """What clients of the web application see of workers, queues and refused tasks."""
 
+import functools
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -169,11 +170,28 @@ def test_a_number_of_workers_that_is_none_is_refused(least: str) -> None:
     assert "min=2" in answer.json["error"]
 
 
-@pytest.mark.parametrize("page", ["health", "metrics"])
-def test_what_is_unknown_is_said_to_be(page: str, closed_url: str) -> None:
-    answer = client(lambda: web.look(Registry(closed_url), [], uncounted)).get(f"/fleet/{page}")
+def test_what_is_unknown_is_said_to_be(closed_url: str) -> None:
+    answer = client(lambda: web.look(Registry(closed_url), [], uncounted)).get("/fleet/health")
     assert answer.status_code == 503
     assert answer.json["status"] == "unknown"
+
+
+def test_metrics_tell_which_dependencies_answer_though_the_queues_are_unknown(
+    closed_url: str,
+) -> None:
+    app = flask.Flask(__name__)
+    up = {"database": True, "coordination": False}
+    unknown = functools.partial(web.look, Registry(closed_url), [], uncounted)
+    app.register_blueprint(web.pages(unknown, lambda: [], lambda: up))
+    answer = app.test_client().get("/fleet/metrics")
+    assert answer.status_code == 200
+    assert answer.text.split("\n") == [
+        "# HELP superset_fleet_dependency_up Whether what a web machine depends on answers it.",
+        "# TYPE superset_fleet_dependency_up gauge",
+        'superset_fleet_dependency_up{dependency="database"} 1',
+        'superset_fleet_dependency_up{dependency="coordination"} 0',
+        "",
+    ]
 
 
 @pytest.mark.parametrize("page", ["health", "metrics"])
@@ -189,7 +207,7 @@ def test_metrics_are_prometheus_text() -> None:
     answer = client(lambda: STATE).get("/fleet/metrics")
     assert answer.headers["Content-Type"] == web.PROMETHEUS
     lines = answer.text.split("\n")
-    assert lines[:4] == [
+    assert lines[2:6] == [
         "# HELP superset_fleet_workers Workers that take tasks from the queue.",
         "# TYPE superset_fleet_workers gauge",
         'superset_fleet_workers{queue="sql_lab"} 2',
@@ -201,13 +219,13 @@ def test_metrics_are_prometheus_text() -> None:
 
 
 def test_metrics_leave_out_what_is_not_known() -> None:
-    text = web.metrics(State({"sql_lab": QueueState()}))
+    text = web.metrics(State({"sql_lab": QueueState()}), {})
     assert "superset_fleet_queue_length{" not in text
     assert "superset_fleet_queue_silent_seconds{" not in text
 
 
 def test_metrics_keep_their_form_whatever_a_queue_is_called() -> None:
-    text = web.metrics(State({'a"b\\c\nd': BUSY}))
+    text = web.metrics(State({'a"b\\c\nd': BUSY}), {})
     assert 'superset_fleet_workers{queue="a\\"b\\\\c\\nd"} 2' in text.split("\n")
 
 

@@ -68,6 +68,21 @@ def test_a_server_is_not_deleted_under_a_request(haproxy: Balancer, web: Web) ->
     assert answers == [(200, f"served by {web.endpoint}")]
 
 
+def test_a_file_of_another_release_is_found_where_it_is(haproxy: Balancer) -> None:
+    webs = [Web() for _ in range(4)]
+    for number, web in enumerate(webs):
+        add(haproxy, f"i-{number}", web.endpoint)
+        web.lacking = {"/static/assets/old.js", "/static/assets/none.js", "/page"}
+    webs[-1].lacking = {"/static/assets/none.js", "/page"}
+    for _ in webs:
+        assert haproxy.get("/static/assets/old.js") == (200, f"served by {webs[-1].endpoint}")
+    assert haproxy.get("/static/assets/none.js")[0] == 404
+    assert haproxy.get("/page")[0] == 404
+    assert sum(web.paths["/page"] for web in webs) == 1
+    for web in webs:
+        web.stop()
+
+
 @pytest.mark.parametrize(
     ("name", "address", "options", "message"),
     [

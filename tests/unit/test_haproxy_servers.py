@@ -19,7 +19,7 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def haproxy(tmp_path: Path) -> Iterator[Balancer]:
-    with balancer(tmp_path, "playbook") as running:
+    with balancer(tmp_path) as running:
         yield running
 
 

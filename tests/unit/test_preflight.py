@@ -14,6 +14,8 @@ SETTINGS = {
     "haproxy_server_timeout_seconds": 150,
     "haproxy_keepalive_seconds": 60,
     "superset_web_keepalive_seconds": 75,
+    "haproxy_notice_seconds": 6,
+    "superset_web_drain_seconds": 8,
     "superset_web_graceful_timeout_seconds": 90,
     "superset_web_stop_timeout_seconds": 100,
     "superset_query_timeout_seconds": 3600,
@@ -57,6 +59,14 @@ def test_every_setting_is_compared() -> None:
         (
             {"haproxy_keepalive_seconds": 75},
             ("haproxy_keepalive_seconds (75)", "superset_web_keepalive_seconds (75)"),
+        ),
+        (
+            {"haproxy_notice_seconds": 8},
+            ("haproxy_notice_seconds (8)", "superset_web_drain_seconds (8)"),
+        ),
+        (
+            {"superset_web_drain_seconds": 100},
+            ("superset_web_drain_seconds (100)", "superset_web_stop_timeout_seconds (100)"),
         ),
         (
             {"superset_web_stop_timeout_seconds": 90},
@@ -128,12 +138,12 @@ def test_more_connections_than_postgresql_takes_are_refused(changed: dict[str, i
 
 
 def test_the_connections_of_the_largest_fleet_may_be_used_up() -> None:
-    # 5 web machines with 2 * 12, 5 workers with 3 * 4, 3 schedulers with 4 + 2.
-    exact = {"postgres_max_connections": 198 + 10}
+    # 5 web machines with 2 * 13, 5 workers with 3 * 4, 3 schedulers with 4 + 2.
+    exact = {"postgres_max_connections": 208 + 10}
     assert preflight.violations(SETTINGS | exact, MACHINES) == []
-    (sentence,) = preflight.violations(SETTINGS | {"postgres_max_connections": 207}, MACHINES)
-    assert "198 connections" in sentence
-    assert "Raise postgres_max_connections to 208" in sentence
+    (sentence,) = preflight.violations(SETTINGS | {"postgres_max_connections": 217}, MACHINES)
+    assert "208 connections" in sentence
+    assert "Raise postgres_max_connections to 218" in sentence
 
 
 @pytest.mark.parametrize("group", MACHINES)

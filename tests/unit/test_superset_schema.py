@@ -1,7 +1,9 @@
 """What superset_schema would do: states in, steps out; and how it reads migrations."""
 
 import pytest
-from superset_schema import SchemaError, State, plan, revisions
+from superset_schema import State, plan
+
+from superset_fleet.migrations import SchemaError, revisions
 
 EMPTY = State(revision=None, init=None, admin=None)
 WANTED = State(revision="c", init="6.1.0 0123", admin="admin")

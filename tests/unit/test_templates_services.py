@@ -28,9 +28,8 @@ def render() -> Render:
 def haproxy(render: Render) -> Render:
     def haproxy(**inputs: Any) -> list[str]:
         given = {
-            "haproxy_servers": {},
-            "haproxy_membership": "configuration",
-            "haproxy_fleetd_port": 8405,
+            "haproxy_membership": "playbook",
+            "haproxy_check_path": "/ready",
             "haproxy_certificate": "",
             "haproxy_server_timeout_seconds": 150,
             "haproxy_keepalive_seconds": 60,
@@ -58,17 +57,32 @@ def test_with_a_certificate_http_leads_to_https(haproxy: Render) -> None:
     assert "PEM" not in "".join(cfg)
 
 
-def test_web_instances_are_servers_of_their_own_name(haproxy: Render) -> None:
-    cfg = haproxy(haproxy_servers={"i-2": "10.0.0.2:8088", "i-1": "10.0.0.1:8088"})
-    servers = [line for line in cfg if line.startswith("server i-")]
-    assert servers == ["server i-1 10.0.0.1:8088", "server i-2 10.0.0.2:8088"]
-
-
 def test_only_requests_that_change_nothing_are_ever_repeated(haproxy: Render) -> None:
     cfg = haproxy()
     assert "option http-server-close" in cfg
-    assert "retry-on conn-failure empty-response" in cfg
-    assert "http-request disable-l7-retry unless METH_GET" in cfg
+    assert [line for line in cfg if "retry" in line] == [
+        "retry-on conn-failure 404",
+        "http-request disable-l7-retry unless METH_GET { path_beg /static/assets/ }",
+        "retry-on conn-failure empty-response",
+        "http-request disable-l7-retry unless METH_GET",
+    ]
+
+
+def test_web_instances_are_asked_whether_they_are_to_have_requests(haproxy: Render) -> None:
+    assert "http-check send meth GET uri /ready" in haproxy()
+
+
+def test_a_web_server_that_stops_drains_first(render: Render) -> None:
+    unit = render(
+        "superset_web",
+        "superset-web.service.j2",
+        superset_web_threads=8,
+        superset_web_max_overflow=4,
+        superset_web_drain_seconds=8,
+        superset_web_stop_timeout_seconds=100,
+    )
+    (stop,) = [line for line in unit if line.startswith("ExecStop=")]
+    assert "touch %t/superset-web/draining && sleep 8" in stop
 
 
 @pytest.fixture
@@ -84,7 +98,8 @@ def superset_config(render: Render) -> Render:
             "superset_guard_enabled": True,
         }
         lines = render("superset", "superset_config.py.j2", **given | inputs)
-        return [line for line in lines if "uard" in line or "GLOBAL_ASYNC" in line]
+        words = ("uard", "GLOBAL_ASYNC", "Ready")
+        return [line for line in lines if any(word in line for word in words)]
 
     return superset_config
 
@@ -92,14 +107,23 @@ def superset_config(render: Render) -> Render:
 @pytest.mark.parametrize("given", [False, "false"])
 def test_superset_without_the_guard_is_stock(superset_config: Render, given: Any) -> None:
     lines = superset_config(superset_guard_enabled=given)
-    assert not [line for line in lines if "annotations" in line or "install" in line]
+    assert not [line for line in lines if "annotations" in line or "guard.install" in line]
     assert not [line for line in lines if "MANAGER_CLASS" in line]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_web_machines_say_whether_they_are_ready_with_and_without_the_guard(
+    superset_config: Render, given: bool
+) -> None:
+    assert "joining.append(Ready(redis_urls).install)" in superset_config(
+        superset_guard_enabled=given
+    )
 
 
 def test_superset_with_the_guard_has_it_in_tasks_and_application(superset_config: Render) -> None:
     lines = superset_config()
     assert "task_annotations = guard.annotations(task_annotations)" in lines
-    assert "FLASK_APP_MUTATOR = guard.install" in lines
+    assert "joining.append(guard.install)" in lines
 
 
 @pytest.mark.parametrize("given", [True, False, "true", "false"])

@@ -1,25 +1,10 @@
 """fleetd on the load balancer: HAProxy has the machines of the group, and keeps them."""
 
 import http.client
-import json
-
-import pytest
 
 testinfra_hosts = ["ansible://haproxy"]
 
 SERVERS = "/var/lib/haproxy-membership/servers.cfg"
-
-
-@pytest.fixture
-def told(host):
-    """What fleetd sees and would do now."""
-
-    def told():
-        with host.sudo():
-            command = "/opt/fleetd/venv/bin/python -m superset_fleet.fleetd --dry-run"
-            return json.loads(host.check_output(command))
-
-    return told
 
 
 def names(told):

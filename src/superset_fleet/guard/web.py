@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ import jinja2
 import kombu.exceptions
 from redis import RedisError
 
+from ..ready import EXTENSION
 from . import registry, rows
 from .tasks import CHARTS, QUERIES, query_id_of
 
@@ -188,8 +189,16 @@ def health(state: State, names: Iterable[str], least: int) -> dict[str, Any]:
     }
 
 
-def metrics(state: State) -> str:
-    """Return the state in Prometheus' text format."""
+def metrics(state: State | None, dependencies: Mapping[str, bool]) -> str:
+    """Return in Prometheus' text format which dependencies answer, and the state where known."""
+    lines = head("dependency_up", "gauge", "Whether what a web machine depends on answers it.")
+    for name, answers in dependencies.items():
+        lines.append(f'superset_fleet_dependency_up{{dependency="{escape(name)}"}} {answers:d}')
+    return "\n".join([*lines, *(metrics_of_queues(state) if state else []), ""])
+
+
+def metrics_of_queues(state: State) -> list[str]:
+    """Return the lines about queues, their workers and what the watchdog decided."""
     lines = []
     for metric, (attribute, meaning) in METRICS.items():
         lines += head(metric, "gauge", meaning)
@@ -200,7 +209,7 @@ def metrics(state: State) -> str:
     lines += head("decisions_total", "counter", "What the watchdog decided about jobs.")
     for name, number in sorted(state.decisions.items()):
         lines.append(f'superset_fleet_decisions_total{{decision="{escape(name)}"}} {number}')
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def head(metric: str, kind: str, meaning: str) -> list[str]:
@@ -214,8 +223,15 @@ def escape(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def pages(state: Callable[[], State], names: Callable[[], Iterable[str]]) -> flask.Blueprint:
-    """Return the pages below /fleet; `names` gives the queues of a health check that names none."""
+def pages(
+    state: Callable[[], State],
+    names: Callable[[], Iterable[str]],
+    dependencies: Callable[[], Mapping[str, bool]] = dict,
+) -> flask.Blueprint:
+    """Return the pages below /fleet; `names` gives the queues of a health check that names none.
+
+    `dependencies` looks which of them answer.
+    """
     blueprint = flask.Blueprint("fleet", __name__, url_prefix="/fleet")
 
     @blueprint.get("/health")
@@ -229,7 +245,11 @@ def pages(state: Callable[[], State], names: Callable[[], Iterable[str]]) -> fla
 
     @blueprint.get("/metrics")
     def show_metrics() -> Any:
-        return flask.Response(metrics(state()), content_type=PROMETHEUS)
+        try:
+            known = state()
+        except Unknown:  # whose reason the dependencies tell
+            known = None
+        return flask.Response(metrics(known, dependencies()), content_type=PROMETHEUS)
 
     @blueprint.errorhandler(Unknown)
     def show_unknown(unknown: Unknown) -> Any:
@@ -339,7 +359,9 @@ def init(app: flask.Flask, guard: Guard) -> None:
         return sorted({route({}, task)["queue"].name for task in QUERIES + CHARTS * charts})
 
     broker = Broker(celery_app)
-    blueprint = pages(Glance(lambda: look(guard.registry, names(), broker.lengths)), names)
+    seen = Glance(lambda: look(guard.registry, names(), broker.lengths))
+    ready = app.extensions.get(EXTENSION)
+    blueprint = pages(seen, names, ready.dependencies if ready else dict)
     app.register_blueprint(blueprint)
     for endpoint in ("fleet.show_health", "fleet.show_metrics"):
         # As Superset's own /health: probes come by plain HTTP, past the load balancer.

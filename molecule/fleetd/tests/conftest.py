@@ -1,0 +1,17 @@
+"""What fleetd is asked by the tests."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def told(host):
+    """What fleetd sees and would do now."""
+
+    def told():
+        with host.sudo():
+            command = "/opt/fleetd/venv/bin/python -m superset_fleet.fleetd --dry-run"
+            return json.loads(host.check_output(command))
+
+    return told

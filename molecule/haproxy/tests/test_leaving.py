@@ -1,0 +1,106 @@
+"""Web machines leave and come back, and users who ask all the time do not notice."""
+
+import http.client
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shared import machines
+from shared.fleet import wait
+from shared.load import POST, Load, pages
+
+from superset_fleet.cli import rotation
+
+testinfra_hosts = ["ansible://haproxy"]
+
+UNIT = "superset-web"
+
+
+@pytest.fixture
+def in_rotation(fact):
+    """Tell whether HAProxy sends requests to a machine."""
+
+    def in_rotation(machine):
+        address, port = fact("haproxy_stats_address"), fact("haproxy_stats_port")
+        connection = http.client.HTTPConnection(address, port)
+        connection.request("GET", "/metrics?scope=server")
+        metrics = connection.getresponse().read().decode()
+        connection.close()
+        return rotation(metrics, machine.name)[0]
+
+    return in_rotation
+
+
+@pytest.fixture
+def web(in_rotation):
+    """One of at least two web machines, all of them in rotation before and after."""
+    webs = machines.find("superset_web")
+    assert len(webs) > 1
+
+    def settled():
+        return all(in_rotation(machine) for machine in webs)
+
+    wait("all web machines are in rotation", settled)
+    yield webs[0]
+    wait("all web machines are in rotation", settled, 180)
+
+
+@pytest.fixture
+def users(fact):
+    """Start users who ask all the time."""
+    url, ca_certificate = fact("superset_url"), fact("haproxy_ca_certificate")
+
+    def users(requests=None):
+        return Load(url, ca_certificate, requests or pages(url, ca_certificate))
+
+    return users
+
+
+def fleet(*arguments):
+    """Run a command of the fleet, and return what it said."""
+    command = [Path(sys.executable).with_name("fleet"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_no_request_is_lost_when_a_web_server_is_restarted(web, users, in_rotation):
+    with users() as load:
+        web.run(f"systemctl restart {UNIT}")
+        wait("it is back in rotation", lambda: in_rotation(web))
+        load.more(100)
+    assert not load.failed, load.report()
+
+
+def test_no_request_is_lost_when_an_operator_drains_a_machine(web, users, in_rotation):
+    with users() as load:
+        status, said = fleet("drain", web.name)
+        assert (status, said.splitlines()[-1].endswith("serves nothing")) == (0, True), said
+        assert not in_rotation(web)
+        web.run(f"systemctl stop {UNIT}; systemctl start {UNIT}")
+        wait("a start takes the draining back", lambda: in_rotation(web))
+        assert fleet("drain", web.name)[0] == 0
+        status, said = fleet("drain", "--undo", web.name)
+        assert (status, said.splitlines()[-1].endswith("gets requests")) == (0, True), said
+        assert in_rotation(web)
+        load.more(100)
+    assert not load.failed, load.report()
+
+
+@pytest.mark.parametrize("group", ["no such machine", "celery_worker"])
+def test_only_a_web_machine_can_be_drained(group):
+    name = group if " " in group else machines.find(group)[0].name
+    status, said = fleet("drain", name)
+    assert status == 1
+    assert f"{name} is no machine of superset_web" in said
+
+
+def test_requests_are_lost_with_a_web_server_that_is_killed(web, users):
+    """The load notices what goes wrong, or the tests above would prove nothing."""
+    with users([POST]) as load:
+        with web.paused(UNIT):
+            wait("a request waits for the machine", lambda: load.longest_wait() > 1)
+            web.signal(UNIT, "KILL")
+        wait("requests fail", lambda: load.failed["status 502"])
+        load.more(100)
+    assert load.failed.total() <= 8, load.report()  # no more than were in flight
