@@ -8,11 +8,11 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .ansible import AnsibleFailed, run_module, template, variables
-from .status import ask_workers, gather, inventory, screen, watch
+from .status import Unknown, ask_haproxy, ask_workers, gather, inventory, screen, watch
 from .text import columns
 
 
@@ -161,16 +161,14 @@ def status(arguments: argparse.Namespace) -> None:
 
 # -- A web machine in rotation or out of it -------------------------------------------------------
 DRAINING = "/run/superset-web/draining"  # while it is there, /ready says so
-METRICS = {
-    "url": "http://{{ haproxy_stats_address }}:{{ haproxy_stats_port }}/metrics?scope=server",
-    "return_content": True,
-}
+IN_ROTATION, IDLE = "gets requests", "serves nothing"
 
 
 def drain(arguments: argparse.Namespace) -> None:
     """Take a web machine out of rotation until its service starts anew; with --undo, back in."""
     name, undo = arguments.instance, arguments.undo
-    machines = sorted(variables("superset_web", ["ansible_host"]))
+    hosts = inventory().hosts
+    machines = sorted(host.name for host in hosts if "superset_web" in host.groups)
     if name not in machines:
         raise AnsibleFailed(
             f"{name} is no machine of superset_web that can take work; these are: "
@@ -181,36 +179,29 @@ def drain(arguments: argparse.Namespace) -> None:
     patience = facts("haproxy_notice_seconds", "haproxy_server_timeout_seconds")
     seconds = sum(int(value) for value in patience.values()) + 30
     deadline = time.monotonic() + seconds
-    told: dict[str, tuple[bool, int]] = {}
+    told: dict[str, str] = {}
     while True:
-        results = run_module("haproxy", "ansible.builtin.uri", METRICS)
-        seen = {host: rotation(result["content"], name) for host, result in results.items()}
-        for host, now in seen.items():
-            if now != told.get(host):
-                print(f"{host}: {name} {in_words(*now)}", flush=True)
-        told = seen
-        if all(up if undo else not (up or requests) for up, requests in seen.values()):
+        servers = {host.name: ask_haproxy(host).get(name) for host in hosts if host.statistics}
+        words = {host: in_words(server) for host, server in servers.items()}
+        for host in words:
+            if words[host] != told.get(host):
+                print(f"{host}: {name} {words[host]}", flush=True)
+        told = words
+        if set(words.values()) <= {IN_ROTATION if undo else IDLE}:
             return
         if time.monotonic() > deadline:
             raise AnsibleFailed(f"{name} is not {'back' if undo else 'idle'} after {seconds} s")
+        time.sleep(0.5)
 
 
-def rotation(metrics: str, server: str) -> tuple[bool, int]:
-    """Return from HAProxy's metrics whether a server gets requests, and how many it serves."""
-    ours = f'{{proxy="superset_web",server="{server}"'
-    found = {}
-    for line in metrics.splitlines():
-        name, _, value = line.rpartition(" ")
-        found[name] = value
-    up = found.get(f'haproxy_server_status{ours},state="UP"}}') == "1"
-    return up, int(found.get(f"haproxy_server_current_sessions{ours}}}", "0"))
-
-
-def in_words(up: bool, requests: int) -> str:
-    """Return what a server does."""
-    if up:
-        return "gets requests"
-    return f"gets no more requests, {requests} not over yet" if requests else "serves nothing"
+def in_words(server: Mapping[str, Any] | None) -> str:
+    """Return what a server of HAProxy's does; None is one that it does not have."""
+    if server is None:
+        return IDLE
+    if server["state"].startswith("up"):
+        return IN_ROTATION
+    requests = server["requests"]
+    return f"gets no more requests, {requests} not over yet" if requests else IDLE
 
 
 def ssh(arguments: argparse.Namespace) -> None:
@@ -267,5 +258,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser().parse_args(arguments)
     try:
         chosen.run(chosen)
-    except AnsibleFailed as error:
+    except (AnsibleFailed, Unknown) as error:
         sys.exit(f"fleet: {error}")

@@ -171,7 +171,7 @@ class Balancer:
         self.join.JOINED = directory / "haproxy.cfg"
         self.join.SOCKET = self.socket
         self.join.STATE = directory / "servers.state"
-        (directory / "stats.credentials").write_text("Basic none\n")
+        (directory / "stats.credentials").write_text("Basic YWRtaW46c2VjcmV0\n")  # admin:secret
         shutil.copy(ROLE / "files" / "maintenance.html", directory)
 
     def write(self, servers: dict[str, str]) -> None:

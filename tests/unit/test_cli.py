@@ -1,6 +1,5 @@
 """The command line: what `fleet workers`, `fleet membership` and `fleet drain` show."""
 
-import http.client
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import pytest
 from haproxy_server import Balancer, Web, balancer, until
 
-from superset_fleet.cli import in_words, members, rotation, runs, tables
+from superset_fleet.cli import in_words, members, runs, tables
+from superset_fleet.status import Host, ask_haproxy
 
 WORKER: dict[str, Any] = {
     "name": "worker@vm-1#1a2b3c4d",
@@ -97,11 +97,8 @@ def test_what_would_be_done_stands_below_with_its_reason() -> None:
 
 def seen(haproxy: Balancer, server: str) -> str:
     """What HAProxy tells of a server at this moment, in words."""
-    connection = http.client.HTTPConnection("127.0.0.1", haproxy.private_port)
-    connection.request("GET", "/metrics?scope=server")
-    metrics = connection.getresponse().read().decode()
-    connection.close()
-    return in_words(*rotation(metrics, server))
+    host = Host("haproxy-1", "127.0.0.1", ["haproxy"], [haproxy.private_port, "admin", "secret"])
+    return in_words(ask_haproxy(host).get(server))
 
 
 def test_a_server_is_idle_only_after_its_last_request(tmp_path: Path) -> None:
@@ -123,4 +120,4 @@ def test_a_server_is_idle_only_after_its_last_request(tmp_path: Path) -> None:
 
 
 def test_a_server_that_haproxy_does_not_have_serves_nothing() -> None:
-    assert in_words(*rotation("", "i-9")) == "serves nothing"
+    assert in_words(None) == "serves nothing"
