@@ -12,6 +12,8 @@ def told(host):
     def told():
         with host.sudo():
             command = "/opt/fleetd/venv/bin/python -m superset_fleet.fleetd --dry-run"
-            return json.loads(host.check_output(command))
+            state = json.loads(host.check_output(command))
+        # HAProxy has them in the order in which they came.
+        return state | {"servers": sorted(state["servers"], key=lambda each: each["name"])}
 
     return told
