@@ -16,7 +16,7 @@ def told(host):
 
     def told():
         with host.sudo():
-            command = "/opt/fleetd/venv/bin/python -m superset_fleet.fleetd --dry-run"
+            command = "/opt/fleet/venv/bin/python -m superset_fleet.fleetd --dry-run"
             return json.loads(host.check_output(command))
 
     return told
