@@ -17,6 +17,7 @@ from moto.ec2.models.instances import Instance, Reservation
 from moto.ec2.models.launch_templates import LaunchTemplate, LaunchTemplateVersion
 from moto.ec2.models.subnets import Subnet
 from moto.ec2.responses import EC2Response
+from moto.ec2.utils import parse_user_data
 
 from localcloud import network
 from localcloud.images import Image, Images
@@ -41,6 +42,8 @@ class Template(LaunchTemplate):
 
     def create_version(self, data: dict[str, Any], description: str) -> LaunchTemplateVersion:
         number = self.latest_version_number + 1 if self.versions else 1
+        if isinstance(data.get("UserData"), str):  # moto does this for the first version only
+            data = {**data, "UserData": parse_user_data(data["UserData"])}
         self.versions.append(LaunchTemplateVersion(self, number, data, description))
         return self.versions[-1]
 

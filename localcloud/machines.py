@@ -531,7 +531,7 @@ def launch(cloud: Cloud, name: str, root: Path, console: Path) -> subprocess.Pop
         "--resolv-conf=off",
         "--timezone=off",
         "--link-journal=no",
-        "--console=pipe",
+        "--console=read-only",
     ]
     if Path("/run/systemd/system").is_dir():
         unit = ["--quiet", "--collect", f"--unit={cloud.name}-{name}", "--property=Delegate=yes"]

@@ -1,4 +1,4 @@
-"""Clients for the few AWS calls that the fleet reads with, and their errors in plain words.
+"""Clients for the few AWS calls that the fleet makes, and their errors in plain words.
 
 botocore alone, with service models cut down to what is read (models/): a client of the whole EC2
 takes longer to make than the call it is made for, and parses 60 fields to get at one.
@@ -6,6 +6,7 @@ takes longer to make than the call it is made for, and parses 60 fields to get a
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import botocore.session
 
 MODELS = Path(__file__).parent / "models"
 ATTEMPTS = 6  # with botocore's standard back-off about half a minute; AWS_MAX_ATTEMPTS changes it
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 
 REFUSED = {
     "AuthFailure",
@@ -45,7 +47,28 @@ class Loader(botocore.loaders.Loader):  # type: ignore[misc]
 
 
 class AwsError(Exception):
-    """AWS could not be read; the message names the thing and the remedy, in one line."""
+    """AWS did not do it; the message names the thing and the remedy, in one line.
+
+    The cause is what botocore raised.
+    """
+
+    @property
+    def code(self) -> str:
+        """AWS's name of the error; empty where it is not AWS's."""
+        cause = self.__cause__
+        if not isinstance(cause, botocore.exceptions.ClientError):
+            return ""
+        return str(cause.response.get("Error", {}).get("Code", ""))
+
+
+def backoff(failures: int) -> float:
+    """Return for how many seconds to wait before the next try, after so many failures in a row.
+
+    Anything between nothing and a time that doubles ("full jitter"): of many machines that try
+    together, each next try finds fewer at the same moment.
+    """
+    doubled = SHORTEST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 10)
+    return random.uniform(0, min(doubled, LONGEST_PAUSE_SECONDS))
 
 
 def session(
@@ -69,6 +92,16 @@ def session(
         made.set_config_variable("profile", profile)
     if not every_call:
         made.register_component("data_loader", Loader())
+    return made
+
+
+def patient(config_file: Path | None) -> Any:
+    """Return a session for who does not end before AWS has answered, and so tries for ever.
+
+    Its clients try once: the pauses are those of `backoff`, not botocore's between them.
+    """
+    made = session(config_file)
+    made.set_config_variable("max_attempts", 1)
     return made
 
 

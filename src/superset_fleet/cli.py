@@ -114,7 +114,7 @@ def membership(arguments: argparse.Namespace) -> None:
             f"haproxy_membership is {way}: HAProxy gets its servers from the inventory; see what a "
             "run would change: .venv/bin/ansible-playbook playbooks/haproxy.yml --check --diff"
         )
-    python = "/opt/fleetd/venv/bin/python"
+    python = "/opt/fleet/venv/bin/python"
     ask = {"argv": [python, "-m", "superset_fleet.fleetd", "--dry-run"]}
     results = run_module("haproxy", "ansible.builtin.command", ask, become=True)
     told = {host: json.loads(result["stdout"]) for host, result in results.items()}

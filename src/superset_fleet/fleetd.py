@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import random
 import sys
@@ -25,13 +24,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import botocore.exceptions
-
 from . import aws, membership
 from .discovery import VALUES, Cloud, Memory, Region
 from .haproxy import SOCKET, HAProxy, HAProxyError, Server
 from .membership import WAITING, Action
-from .service import notify, tell, until_terminated
+from .service import begin_journal, notify, tell, until_terminated
 
 CONFIGURATION = "/etc/fleetd/fleetd.json"
 LOOK_SECONDS = 0.5  # between two looks at servers that are about to enter or to leave
@@ -79,9 +76,7 @@ class Instances:
         self._settings, self._keep = settings, keep
         cloud = Cloud([settings.region], settings.fleet, [settings.role], config_file=config_file)
         with aws.explained(settings.region):
-            session = aws.session(config_file)
-            # One attempt: the next poll is the next one, and it is this that backs off.
-            session.set_config_variable("max_attempts", 1)
+            session = aws.patient(config_file)
             self._memory = Memory(Path(settings.directory), cloud, settings.region)
             self._region = Region(session, cloud, settings.region, self._memory)
 
@@ -117,10 +112,7 @@ class Instances:
 
 def throttled(error: aws.AwsError) -> bool:
     """Tell whether AWS asked for fewer calls."""
-    cause = error.__cause__
-    if not isinstance(cause, botocore.exceptions.ClientError):
-        return False
-    return cause.response.get("Error", {}).get("Code") in aws.THROTTLED
+    return error.code in aws.THROTTLED
 
 
 # -- The loop -------------------------------------------------------------------------------------
@@ -370,7 +362,7 @@ def main() -> None:
             return
     except (aws.AwsError, HAProxyError) as error:
         sys.exit(f"fleetd: {error}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    begin_journal()
     daemon = Fleetd(settings, haproxy, instances.read)
     if settings.metrics_port:
         serve_metrics(daemon.figures, settings.metrics_port)

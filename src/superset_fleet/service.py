@@ -13,6 +13,12 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 
+def begin_journal() -> None:
+    """Let what `tell` says go to the journal; of others, as botocore, warnings only."""
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+
+
 def tell(event: str, error: BaseException | None = None, **values: object) -> None:
     """Write a line into the journal; values with blanks are quoted."""
     texts = {key: str(value) for key, value in values.items()}

@@ -18,11 +18,7 @@ import base64
 import binascii
 import functools
 import json
-import logging
 import os
-import select
-import signal
-import socket
 import time
 import uuid
 from collections import defaultdict
@@ -43,8 +39,7 @@ from . import facts
 from .guard import rows
 from .guard.registry import BEAT_SECONDS, PREFIX, SILENT_SECONDS, Job, Queue, Registry, Run, Worker
 from .guard.tasks import first, job_name, query_id_of
-
-log = logging.getLogger(__name__)
+from .service import begin_journal, notify, tell, until_terminated
 
 TICK_SECONDS = 1.0
 # What was not looked at for so long was not seen without a break: this process, or the whole
@@ -733,39 +728,9 @@ class Watchdog:
 
 
 # -- The process ----------------------------------------------------------------------------------
-def tell(event: str, error: Exception | None = None, **values: Any) -> None:
-    """Write a line into the journal; values with blanks are quoted."""
-    texts = {key: str(value) for key, value in values.items()}
-    pairs = (
-        f"{key}={json.dumps(text) if ' ' in text or not text else text}"
-        for key, text in texts.items()
-    )
-    log.info("%s", " ".join([f"event={event}", *pairs]), exc_info=error)
-
-
 def in_words(error: Exception) -> str:
     """Return an error in one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def notify(state: str) -> None:
-    """Tell systemd how this service is, where systemd started it."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-            systemd.sendto(state.encode(), address.replace("@", "\0", 1))
-
-
-def until_terminated() -> Callable[[float], bool]:
-    """Return what waits so many seconds at most and tells whether this process is to end.
-
-    SIGTERM and SIGINT interrupt that wait and nothing else, so no decision is left halfway.
-    """
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    return lambda seconds: bool(select.select([reading], [], [], seconds)[0])
 
 
 def main() -> None:
@@ -786,7 +751,7 @@ def main() -> None:
         help="how often a query that changes nothing is run again when its worker died",
     )
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    begin_journal()
     known = facts.load()
     coordination = known["redis"]["coordination"]
     watchdog = Watchdog(

@@ -153,3 +153,10 @@ def test_a_member_that_is_killed_is_replaced(cloud: LocalCloud) -> None:
     assert cloud.instance(first)["State"]["Name"] == "terminated"
     cloud.autoscaling.delete_auto_scaling_group(AutoScalingGroupName="killed", ForceDelete=True)
     wait("no member is left", lambda: nspawn(first) is None)
+
+
+def test_what_a_machine_writes_to_its_console_is_kept(cloud: LocalCloud) -> None:
+    instance = cloud.start()
+    cloud.ssh(instance["PrivateIpAddress"], "echo said on the console | sudo tee /dev/console")
+    console = cloud.cloud.machines / instance["InstanceId"] / "console.log"
+    wait("the line in the log", lambda: "said on the console" in console.read_text())

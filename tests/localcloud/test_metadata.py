@@ -19,13 +19,14 @@ def address(cloud: LocalCloud) -> str:
     cloud.iam.create_instance_profile(InstanceProfileName="web")
     cloud.iam.add_role_to_instance_profile(InstanceProfileName="web", RoleName="web")
     data = {"ImageId": cloud.base(), "InstanceType": "t3.small", "KeyName": "key"}
-    cloud.ec2.create_launch_template(
+    cloud.ec2.create_launch_template(LaunchTemplateName="metadata", LaunchTemplateData=data)
+    cloud.ec2.create_launch_template_version(  # profile and user data come with a later version
         LaunchTemplateName="metadata",
         LaunchTemplateData={**data, "IamInstanceProfile": {"Name": "web"}, "UserData": "aGk="},
     )
     cloud.autoscaling.create_auto_scaling_group(
         AutoScalingGroupName="metadata",
-        LaunchTemplate={"LaunchTemplateName": "metadata"},
+        LaunchTemplate={"LaunchTemplateName": "metadata", "Version": "$Latest"},
         MinSize=1,
         MaxSize=1,
         VPCZoneIdentifier=cloud.subnets[1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,11 @@ def autoscaling_error(code: str, message: str, status: int = 400) -> Reply:
     """Return an error as the auto-scaling API says it."""
     inner = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     return status, f"<ErrorResponse>{inner}<RequestId>1</RequestId></ErrorResponse>"
+
+
+def ssm_error(code: str, message: str, status: int = 400) -> Reply:
+    """Return an error as the parameter store says it."""
+    return status, json.dumps({"__type": code, "message": message})
 
 
 def ordinary(operation: str, parameters: dict[str, str], answer: Callable[[], Reply]) -> Reply:
@@ -99,12 +105,18 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """Takes many connections at once: else the kernel lets clients wait for a second."""
+
+    request_queue_size = 256
+
+
 @contextmanager
 def serve() -> Iterator[Aws]:
     """Run the server; its state starts empty."""
     with mock_aws():
         botocore_stubber.enabled = False  # this process's own clients use the network
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = Server(("127.0.0.1", 0), Handler)
         aws = Handler.aws = Aws(f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()

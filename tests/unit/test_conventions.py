@@ -48,7 +48,8 @@ def test_every_input_begins_with_a_word_of_the_fleet(role: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_every_role_has_a_part_for_the_image_and_a_part_for_the_machine(role: str) -> None:
     tasks = {path.name for path in (ROOT / "roles" / role / "tasks").iterdir()}
-    assert {"install.yml", "configure.yml", "main.yml"} <= tasks or tasks == {"main.yml"}
+    # What is only installed, as a package, has no part for the machine.
+    assert {"install.yml", "main.yml"} <= tasks or tasks == {"main.yml"}
 
 
 @pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"default"}))
@@ -69,23 +70,45 @@ def test_every_role_has_a_scenario_of_its_name(role: str) -> None:
     assert role in SCENARIOS
 
 
+def stamped(role: str, variable: str) -> set[Path]:
+    """Return the package's files whose change installs it anew on machines of a role."""
+    package = ROOT / "src" / "superset_fleet"
+    variables = load(ROOT / "roles" / role / "vars" / "main.yml")
+    # As Ansible's fileglob does it: no pattern in the name of a directory.
+    patterns = re.findall(r"'([\w./-]*?[\w*]+(?:\.py|/\*))'", variables[variable])
+    return {path for pattern in patterns for path in package.glob(pattern)}
+
+
+def imported(files: set[Path]) -> set[Path]:
+    """Return the modules of the package's first level that files import."""
+    package = ROOT / "src" / "superset_fleet"
+    names: set[str] = set()
+    for path in files:
+        if path.suffix != ".py":
+            continue
+        dots = "." * (1 + (path.parent != package))
+        text = path.read_text()
+        for part, modules in re.findall(rf"(?m)^\s*from {re.escape(dots)}(\w*) import (.+)", text):
+            names.update([part] if part else re.findall(r"\w+", modules))
+    return {package / f"{name}.py" for name in names} & set(package.glob("*.py"))
+
+
 def test_what_runs_beside_superset_is_what_its_machines_are_stamped_with() -> None:
     """A change of these files installs them anew; of anything that they import, too."""
     package = ROOT / "src" / "superset_fleet"
-    variables = load(ROOT / "roles" / "superset" / "vars" / "main.yml")
-    patterns = re.findall(r"'([\w./*]+(?:\.py|/\*))'", variables["__superset_fleet_files"])
-    stamped = {path for pattern in patterns for path in package.glob(pattern)}
+    known = stamped("superset", "__superset_fleet_files")
     files = {package / "watchdog.py", *(package / "guard").rglob("*.*")}
-    files = {path for path in files if path.suffix != ".pyc"}
-    assert files <= stamped
-    imported = {
-        module
-        for path in stamped
-        if path.suffix == ".py"
-        for dots, module in re.findall(r"(?m)^\s*from (\.+) ?import (\w+)", path.read_text())
-        if len(dots) == 1 + (path.parent != package)
-    }
-    assert {package / f"{name}.py" for name in imported if name != "guard"} <= stamped
+    assert {path for path in files if path.suffix != ".pyc"} <= known
+    assert imported(known) <= known
+
+
+def test_the_services_of_the_fleet_are_what_its_package_is_stamped_with() -> None:
+    """A change of these files installs them anew; of anything that they import, too."""
+    package = ROOT / "src" / "superset_fleet"
+    known = stamped("fleet_package", "__fleet_package_files")
+    services = {package / f"{name}.py" for name in ("agent", "boot", "fleetd")}
+    assert services | set((package / "models").rglob("*.json")) <= known
+    assert imported(known) <= known
 
 
 def test_only_the_topology_file_reads_the_inventory() -> None:

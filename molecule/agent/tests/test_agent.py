@@ -1,0 +1,133 @@
+"""Machines come and go by the size of their group alone: nobody runs Ansible for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from conftest import BOOT_SECONDS, Group, following
+from shared import machines
+from shared.fleet import Fleet, wait
+from shared.machines import Machine
+
+FACTS = "/etc/superset/facts.json"
+
+
+def serves(machine: Machine) -> bool:
+    try:
+        return requests.get(f"http://{machine.address}:8088/health", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+@pytest.fixture
+def newcomer(web: Group) -> Iterator[Machine]:
+    """A web machine that the group started, and that serves."""
+    machine = web.add()
+    wait(f"{machine.name} serves", lambda: serves(machine), BOOT_SECONDS)
+    yield machine
+    if machine.name in web.members("InService"):
+        web.remove(machine)
+    web.wait_until_gone(machine)
+
+
+# -- Coming ---------------------------------------------------------------------------------------
+def test_a_web_machine_serves_by_itself_and_leaves_when_it_is_not_wanted(
+    newcomer: Machine, web: Group
+) -> None:
+    with following(newcomer) as journal:
+        web.remove(newcomer)
+        web.wait_until_gone(newcomer)
+        said = journal.text
+    for event in ("event=leaves", "event=stopped", "event=left"):
+        assert said.count(event) == 1, said
+
+
+def test_a_machine_has_the_facts_that_ansible_writes_and_tells_nobody(
+    newcomer: Machine, facts: dict[str, Any]
+) -> None:
+    older = next(one for one in machines.find("superset_web") if one.name != newcomer.name)
+    assert newcomer.run(f"sha256sum {FACTS}") == older.run(f"sha256sum {FACTS}")
+    assert newcomer.run(f"stat --format '%a %U' {FACTS}") == "600 root"
+    journal = newcomer.run("journalctl --boot --unit fleet-boot --unit fleet-agent")
+    assert "event=booted units=superset-web,fleet-agent" in journal
+    known = facts["superset_facts"]
+    for secret in (
+        known["secret_key"],
+        known["database"]["password"],
+        *(redis["password"] for redis in known["redis"].values()),
+    ):
+        assert secret not in journal
+
+
+def test_a_worker_takes_queries_by_itself(groups: dict[str, Group]) -> None:
+    machine = groups["celery_worker"].add()
+    try:
+        fleet = Fleet()
+        wait(
+            "it takes queries",
+            lambda: machine.host in {worker.host for worker in fleet.takers()},
+            BOOT_SECONDS,
+        )
+    finally:
+        groups["celery_worker"].remove(machine)
+
+
+def test_a_scheduler_waits_for_the_lead_by_itself(groups: dict[str, Group]) -> None:
+    machine = groups["scheduler"].add()
+    units = "celery-beat superset-watchdog"
+    try:
+        wait(
+            "its services run",
+            lambda: (
+                set(machine.run(f"systemctl is-active {units}", check=False).split()) == {"active"}
+            ),
+            BOOT_SECONDS,
+        )
+    finally:
+        groups["scheduler"].remove(machine)
+
+
+# -- Leaving, with faults -------------------------------------------------------------------------
+def test_an_api_that_is_lost_meanwhile_is_told_when_it_is_back(
+    newcomer: Machine, web: Group
+) -> None:
+    api = urlsplit(web.api.meta.endpoint_url)
+    assert api.hostname and api.port
+    with following(newcomer) as journal:
+        with newcomer.cut_off(api.hostname, api.port):
+            web.remove(newcomer)
+            wait("the agent cannot tell it", lambda: "event=trouble" in journal.text, 200)
+            assert "event=stopped" in journal.text
+            assert newcomer.name in web.members("Terminating:Wait")
+        web.wait_until_gone(newcomer)
+        assert "event=left" in journal.text
+
+
+def test_a_gunicorn_that_hangs_does_not_hold_the_machine(newcomer: Machine, web: Group) -> None:
+    newcomer.run(
+        """mkdir -p /run/systemd/system/superset-web.service.d
+        printf '[Service]\\nTimeoutStopSec=5\\n' >/run/systemd/system/superset-web.service.d/t.conf
+        systemctl daemon-reload"""
+    )
+    newcomer.signal("superset-web", "STOP")
+    with following(newcomer) as journal:
+        web.remove(newcomer)
+        web.wait_until_gone(newcomer)
+        assert "event=left" in journal.text
+
+
+def test_a_second_signal_changes_nothing(newcomer: Machine, web: Group) -> None:
+    newcomer.signal("superset-web", "STOP")  # it will not be gone too soon
+    with following(newcomer) as journal:
+        web.remove(newcomer)
+        wait("it leaves", lambda: "event=leaves" in journal.text)
+        newcomer.signal("fleet-agent", "TERM")
+        newcomer.run("systemctl stop --no-block superset-web")
+        wait("the next agent goes on", lambda: journal.text.count("event=leaves") == 2)
+        newcomer.signal("superset-web", "CONT")
+        web.wait_until_gone(newcomer)
+        assert journal.text.count("event=left\n") == 1

@@ -1,0 +1,142 @@
+"""fleet-agent: lets a machine leave its auto-scaling group without losing what it works on.
+
+The machine's own metadata say when its group wants it to go. Then its unit is stopped as by hand,
+which ends what runs; meanwhile the group is told by heartbeats to wait, and at last that it need
+not. Everything is asked for again until it is done: a restart of this process begins anew, and
+where the cloud does not answer the end of its patience (the hook's time-out) ends the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import aws
+from .instance import LIFECYCLE, Identity, Metadata, MetadataError
+from .service import begin_journal, notify, tell, until_terminated
+
+HOOK = "leave"  # the lifecycle hook, as playbooks/provision.yml names it
+POLL_SECONDS = 2.0
+BEAT_SECONDS = 20.0  # a hook waits for 30 at least
+STOPPING_POLL_SECONDS = 0.5
+
+
+class Agent:
+    """The loop. `config_file` is the AWS config file where the cloud has one of its own."""
+
+    def __init__(self, metadata: Metadata, unit: str, config_file: Path) -> None:
+        self._metadata, self._unit, self._config_file = metadata, unit, config_file
+        self._me: Identity | None = None
+        self._api: Any = None
+        self._stopping: subprocess.Popen[str] | None = None
+        self._due = 0.0  # when to call the API again, by the monotonic clock
+        self._failures = 0  # in a row
+        self._told: set[str] = set()
+        self.left = False
+
+    def run(self, terminated: Callable[[float], bool]) -> None:
+        """Work until terminated tells so."""
+        state = "READY=1\n"
+        while True:
+            pause = self.step()
+            notify(f"{state}WATCHDOG=1\nSTATUS={self.doing}")
+            state = ""
+            if terminated(pause):
+                break
+        notify("STOPPING=1")
+
+    @property
+    def doing(self) -> str:
+        """What the machine does, in a few words."""
+        if not self._stopping:
+            return "stays"
+        return "has left" if self.left else "leaves"
+
+    def step(self) -> float:
+        """Do what there is to do; return for how many seconds then to wait."""
+        try:
+            if self._step():
+                self._failures = 0
+                self._told.clear()
+        except (MetadataError, aws.AwsError, OSError) as error:
+            self._failures += 1
+            self._due = time.monotonic() + aws.backoff(self._failures)
+            if str(error) not in self._told:  # once for each outage
+                tell("trouble", reason=error)
+                self._told.add(str(error))
+        return STOPPING_POLL_SECONDS if self._stopping and not self.left else POLL_SECONDS
+
+    def _step(self) -> bool:
+        """Return whether the cloud was asked and has answered."""
+        if not self._stopping:
+            if self._metadata.get(LIFECYCLE) != "Terminated":
+                return True
+            tell("leaves", unit=self._unit)
+            command = ["systemctl", "stop", self._unit]
+            self._stopping = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            self._due = time.monotonic() + BEAT_SECONDS
+        stopped = self._stopping.poll() is not None
+        if stopped and self._stopping.stderr:
+            self._stopped(self._stopping)
+        if self.left or time.monotonic() < self._due:
+            return False
+        if stopped:
+            self._call("complete_lifecycle_action", LifecycleActionResult="CONTINUE")
+            self.left = True
+            tell("left")
+        else:
+            self._call("record_lifecycle_action_heartbeat")
+            self._due = time.monotonic() + BEAT_SECONDS
+        return True
+
+    def _stopped(self, stopping: subprocess.Popen[str]) -> None:
+        """Say how the unit's stop ended. Where systemd refused it, the machine goes anyway."""
+        assert stopping.stderr
+        with stopping.stderr as said:
+            reason = " ".join(said.read().split())
+        stopping.stderr = None
+        if stopping.returncode:
+            tell("not_stopped", unit=self._unit, reason=reason)
+        else:
+            tell("stopped", unit=self._unit)
+        self._due = 0.0
+
+    def _call(self, operation: str, **wanted: str) -> None:
+        """Tell the group something about the machine's leave. Raises MetadataError, AwsError.
+
+        That the group does not wait, or no more, is no error: then nothing is left to tell it.
+        """
+        self._me = me = self._me or self._metadata.identity()
+        try:
+            with aws.explained(me.region):
+                if not self._api:
+                    config_file = self._config_file if self._config_file.exists() else None
+                    self._api = aws.client(aws.patient(config_file), "autoscaling", me.region)
+                getattr(self._api, operation)(
+                    AutoScalingGroupName=me.group,
+                    LifecycleHookName=HOOK,
+                    InstanceId=me.instance_id,
+                    **wanted,
+                )
+        except aws.AwsError as error:
+            if "No active Lifecycle Action" not in str(error):
+                raise
+            tell("not_awaited", reason=error)
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--unit", required=True, help="what is stopped before the machine leaves")
+    parser.add_argument("--config", type=Path, default="/etc/fleet/aws.ini", metavar="FILE")
+    options = parser.parse_args()
+    begin_journal()
+    Agent(Metadata(), options.unit, options.config).run(until_terminated())
+
+
+if __name__ == "__main__":
+    main()
