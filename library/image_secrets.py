@@ -76,7 +76,7 @@ LEAST_BYTES = 8  # of a secret's value that is looked for
 
 # Files that have no place in an image, unless they are empty. A * stands for / too.
 NAMES = {
-    "etc/fleet/*": "credentials of one machine",
+    "etc/fleet/aws.ini": "credentials of one machine",
     "etc/machine-id": "identity of one machine",
     "etc/ssh/ssh_host_*": "host key",
     "etc/superset/facts.json": "the fleet's secrets",
