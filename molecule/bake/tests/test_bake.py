@@ -1,0 +1,113 @@
+"""What an image carries on to the machines made from it, and what it does not."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from shared import machines
+
+from superset_fleet.ansible import ROOT
+
+sys.path.append(str(ROOT / "library"))
+from image_secrets import findings
+
+IMAGES = ROOT / ".localcloud" / "images"
+PLANTED = "/opt/app/settings.py"
+
+
+def images() -> list[dict[str, Any]]:
+    """Return the images of the fleet, the newest one last."""
+    known = [json.loads(path.read_text()) for path in IMAGES.glob("ami-*.json")]
+    known = [image for image in known if image["tags"].get("fleet")]
+    return sorted(known, key=lambda image: str(image["created"]))
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Path:
+    """The file tree of what the newest image has besides the base image."""
+    return IMAGES / "layers" / images()[-1]["layers"][0]
+
+
+@pytest.fixture(scope="module")
+def secrets() -> dict[str, bytes]:
+    """The fleet's passwords, value by name."""
+    known = machines.facts()
+    secret = re.compile(r"_password$|^haproxy_certificate$|^superset_secret_key$")
+    return {name: value.strip().encode() for name, value in known.items() if secret.search(name)}
+
+
+def test_no_key_password_or_token_was_frozen(frozen: Path, secrets: dict[str, bytes]) -> None:
+    found, count = findings(frozen, secrets)
+    assert found == []
+    assert count > 10_000
+    assert len(secrets) > 5
+
+
+def test_what_belongs_to_one_machine_was_not_frozen(frozen: Path) -> None:
+    assert (frozen / "etc/machine-id").read_text() in ("", "uninitialized\n")
+    assert [*(frozen / "etc/ssh").glob("ssh_host_*")] == []
+    logs = [path for path in (frozen / "var/log").rglob("*") if path.is_file()]
+    assert [path for path in logs if path.stat().st_size > 4096] == []
+
+
+def test_machines_of_one_image_have_their_own_keys_and_ids() -> None:
+    found = [
+        machine.run("cat /etc/machine-id; sha256sum < /etc/ssh/ssh_host_ed25519_key").split()
+        for machine in machines.find("superset_web:celery_worker")
+    ]
+    ids, keys = {one[0] for one in found}, {one[1] for one in found}
+    assert len(found) > 1
+    assert len(ids) == len(keys) == len(found)
+    assert all(re.fullmatch("[0-9a-f]{32}", one) for one in ids)
+
+
+def test_a_planted_secret_stops_the_bake_and_leaves_no_image_and_no_builder(
+    tmp_path: Path, secrets: dict[str, bytes]
+) -> None:
+    """A role of the image that leaves one behind, in an image that has little else, to be quick."""
+    tasks = tmp_path / "careless" / "tasks" / "install.yml"
+    tasks.parent.mkdir(parents=True)
+    content = {
+        "dest": PLANTED,
+        "content": "PASSWORD = '{{ vault_redis_cache_password }}'\n",
+        "mode": "0600",
+    }
+    directory = {"path": str(Path(PLANTED).parent), "state": "directory", "mode": "0755"}
+    steps = [
+        {"name": "Make a directory", "ansible.builtin.file": directory},
+        {"name": "Leave a password", "ansible.builtin.copy": content, "no_log": True},
+    ]
+    tasks.write_text(yaml.safe_dump(steps))
+    before = images()
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            "playbooks/bake.yml",
+            "--extra-vars",
+            json.dumps({"fleet_image_roles": ["common", "careless"]}),
+        ],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": f"{ROOT / 'roles'}:{tmp_path}",
+        },
+        capture_output=True,
+        text=True,
+    )
+    told = re.sub(r"\s+", " ", done.stdout)
+    assert done.returncode != 0, told
+    assert f"{PLANTED} (value of vault_redis_cache_password)" in told
+    assert secrets["redis_cache_password"].decode() not in done.stdout + done.stderr
+    assert images() == before
+    status = [sys.executable, "-m", "localcloud", "status", "--json"]
+    machines_left = json.loads(subprocess.check_output(status, cwd=ROOT))["machines"]
+    known = {machine.name for machine in machines.find()}
+    running = {one["instance"] for one in machines_left if one["state"] == "running"}
+    assert running <= known
