@@ -50,7 +50,7 @@ def web(rotation: Rotation) -> Iterator[Group]:
         group.want(before)
         wait(
             "the group is as it was",
-            lambda: group.members() == rotation.up() and len(rotation.up()) == before,
+            lambda: group.members("InService") == rotation.up() and len(rotation.up()) == before,
             timeout=300,
         )
 
