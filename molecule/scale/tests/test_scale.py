@@ -29,7 +29,7 @@ def test_a_machine_that_leaves_takes_no_request_with_it(
 ) -> None:
     web.want(web.desired + 1)
     wait("one more in rotation", lambda: len(rotation.up()) == web.desired, timeout=240)
-    before, start = web.members(), time.monotonic()
+    before, start = web.members("InService"), time.monotonic()
     web.want(web.desired - 1)
     (leaver,) = wait("a machine leaves", lambda: before - web.members("InService"))
     wait("it gets no requests any more", lambda: leaver not in rotation.up(), timeout=60)
