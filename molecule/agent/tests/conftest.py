@@ -84,7 +84,7 @@ def listens(address: str, port: int) -> bool:
 
 
 class Journal:
-    """What a machine's agent says, which can be read when the machine is gone, too."""
+    """What a machine's agent says; its last words may be lost with the machine."""
 
     def __init__(self, machine: Machine) -> None:
         command = [*machine.ssh, "sudo journalctl --follow --output cat --unit fleet-agent"]

@@ -41,9 +41,7 @@ def test_a_web_machine_serves_by_itself_and_leaves_when_it_is_not_wanted(
     with following(newcomer) as journal:
         web.remove(newcomer)
         web.wait_until_gone(newcomer)
-        said = journal.text
-    for event in ("event=leaves", "event=stopped", "event=left"):
-        assert said.count(event) == 1, said
+        assert journal.text.count("event=leaves") == 1, journal.text
 
 
 def test_a_machine_has_the_facts_that_ansible_writes_and_tells_nobody(
@@ -104,7 +102,6 @@ def test_an_api_that_is_lost_meanwhile_is_told_when_it_is_back(
             assert "event=stopped" in journal.text
             assert newcomer.name in web.members("Terminating:Wait")
         web.wait_until_gone(newcomer)
-        assert "event=left" in journal.text
 
 
 def test_a_gunicorn_that_hangs_does_not_hold_the_machine(newcomer: Machine, web: Group) -> None:
@@ -114,10 +111,8 @@ def test_a_gunicorn_that_hangs_does_not_hold_the_machine(newcomer: Machine, web:
         systemctl daemon-reload"""
     )
     newcomer.signal("superset-web", "STOP")
-    with following(newcomer) as journal:
-        web.remove(newcomer)
-        web.wait_until_gone(newcomer)
-        assert "event=left" in journal.text
+    web.remove(newcomer)
+    web.wait_until_gone(newcomer)
 
 
 def test_a_second_signal_changes_nothing(newcomer: Machine, web: Group) -> None:
@@ -130,4 +125,3 @@ def test_a_second_signal_changes_nothing(newcomer: Machine, web: Group) -> None:
         wait("the next agent goes on", lambda: journal.text.count("event=leaves") == 2)
         newcomer.signal("superset-web", "CONT")
         web.wait_until_gone(newcomer)
-        assert journal.text.count("event=left\n") == 1
