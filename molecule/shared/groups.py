@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import boto3
@@ -12,17 +14,25 @@ import boto3
 from superset_fleet import status
 from superset_fleet.ansible import ROOT
 
-from .machines import facts
+from .fleet import wait
+from .machines import Machine, facts, find
+
+BOOT_SECONDS = 300  # a machine, and Superset, beside a fleet on two processors
+# Shorter than the hook's time-out: who is gone by then was not ended by that.
+LEAVE_SECONDS = 200
 
 
 class Group:
-    """An auto-scaling group of this checkout's fleet."""
+    """An auto-scaling group of this checkout's fleet, as operators use it."""
 
     def __init__(self, role: str) -> None:
         known = facts()
         self.name = f"{known['fleet_name']}-{role}"
         os.environ["AWS_CONFIG_FILE"] = known["fleet_aws_config_file"]
-        self._scaling = boto3.client("autoscaling", region_name=known["fleet_region"])
+        session = boto3.Session(region_name=known["fleet_region"])
+        self._scaling, self._ec2 = session.client("autoscaling"), session.client("ec2")
+        self.endpoint_url = str(self._scaling.meta.endpoint_url)
+        self._before = {size: self._group()[size] for size in ("MaxSize", "DesiredCapacity")}
 
     def _group(self) -> Any:
         (group,) = self._scaling.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])[
@@ -44,8 +54,46 @@ class Group:
         }
 
     def want(self, number: int) -> None:
-        """Set how many members the group wants."""
-        self._scaling.set_desired_capacity(AutoScalingGroupName=self.name, DesiredCapacity=number)
+        """Set how many members the group wants, and has room for."""
+        room = max(number, self._group()["MaxSize"])
+        self._resize(DesiredCapacity=number, MaxSize=room)
+
+    def _resize(self, **sizes: int) -> None:
+        self._scaling.update_auto_scaling_group(AutoScalingGroupName=self.name, **sizes)
+
+    def add(self) -> Machine:
+        """Want one more machine, and return it as soon as somebody can log in."""
+        before = self.members()
+        self.want(self.desired + 1)
+        (name,) = wait("a newcomer", lambda: self.members("InService") - before)
+        found = self._ec2.describe_instances(InstanceIds=[name])["Reservations"]
+        address = found[0]["Instances"][0]["PrivateIpAddress"]
+        wait(f"{name} takes logins", lambda: listens(address, 22), BOOT_SECONDS)
+        (machine,) = find(name)
+        return machine
+
+    def remove(self, machine: Machine) -> None:
+        """Want one machine less, which is to be this one."""
+        self._scaling.terminate_instance_in_auto_scaling_group(
+            InstanceId=machine.name, ShouldDecrementDesiredCapacity=True
+        )
+
+    def wait_until_gone(self, machine: Machine) -> None:
+        """Wait for its leave, and no longer than a leave in order takes."""
+        wait(f"{machine.name} has left", lambda: machine.name not in self.members(), LEAVE_SECONDS)
+
+    def restore(self) -> None:
+        """Have the sizes of before, and as many machines in service."""
+        self._resize(**self._before)
+        size = self._before["DesiredCapacity"]
+        wait(f"{self.name} has {size}", lambda: len(self.members("InService")) == size)
+
+
+def listens(address: str, port: int) -> bool:
+    """Tell whether somebody answers there."""
+    with suppress(OSError), socket.create_connection((address, port), timeout=1):
+        return True
+    return False
 
 
 class Rotation:

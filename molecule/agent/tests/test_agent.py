@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from conftest import BOOT_SECONDS, Group, following
+from conftest import following
 from shared import machines
 from shared.fleet import Fleet, wait
+from shared.groups import BOOT_SECONDS, Group
 from shared.machines import Machine
 
 FACTS = "/etc/superset/facts.json"
@@ -93,7 +94,7 @@ def test_a_scheduler_waits_for_the_lead_by_itself(groups: dict[str, Group]) -> N
 def test_an_api_that_is_lost_meanwhile_is_told_when_it_is_back(
     newcomer: Machine, web: Group
 ) -> None:
-    api = urlsplit(web.api.meta.endpoint_url)
+    api = urlsplit(web.endpoint_url)
     assert api.hostname and api.port
     with following(newcomer) as journal:
         with newcomer.cut_off(api.hostname, api.port):

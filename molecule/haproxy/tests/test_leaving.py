@@ -1,6 +1,5 @@
 """Web machines leave and come back, and users who ask all the time do not notice."""
 
-import http.client
 import subprocess
 import sys
 from pathlib import Path
@@ -8,28 +7,19 @@ from pathlib import Path
 import pytest
 from shared import machines
 from shared.fleet import wait
+from shared.groups import Rotation
 from shared.load import POST, Load, pages
-
-from superset_fleet.cli import rotation
 
 testinfra_hosts = ["ansible://haproxy"]
 
 UNIT = "superset-web"
 
 
-@pytest.fixture
-def in_rotation(fact):
+@pytest.fixture(scope="module")
+def in_rotation():
     """Tell whether HAProxy sends requests to a machine."""
-
-    def in_rotation(machine):
-        address, port = fact("haproxy_stats_address"), fact("haproxy_stats_port")
-        connection = http.client.HTTPConnection(address, port)
-        connection.request("GET", "/metrics?scope=server")
-        metrics = connection.getresponse().read().decode()
-        connection.close()
-        return rotation(metrics, machine.name)[0]
-
-    return in_rotation
+    rotation = Rotation()
+    return lambda machine: machine.name in rotation.up()
 
 
 @pytest.fixture
