@@ -8,7 +8,7 @@ import testinfra
 from shared.fleet import wait
 
 from superset_fleet.facts import GUARD, redis_url
-from superset_fleet.guard.registry import Registry
+from superset_fleet.guard.registry import SILENT_SECONDS, Registry
 
 testinfra_hosts = ["ansible://celery_worker"]
 
@@ -33,9 +33,10 @@ def registry(fact):
 
 
 def beating(host, registry):
-    """Return what this host's workers say of themselves."""
-    hostname = host.check_output("hostname")
-    return [worker for worker in registry.workers().values() if worker.host == hostname]
+    """Return what this host's workers say of themselves, without those that died."""
+    hostname, since = host.check_output("hostname"), time.time() - SILENT_SECONDS
+    workers = registry.workers().values()
+    return [each for each in workers if each.host == hostname and each.last_beat > since]
 
 
 def inspect(host, question):
