@@ -133,7 +133,7 @@ class User:
         answer = self.superset.ask(f"fetch the result of query {query.id}", "GET", path, query=key)
         return list(answer["data"])
 
-    def stop(self, query: Query, timeout: float = 10) -> None:
+    def stop(self, query: Query, timeout: float = 30) -> None:
         """Stop a query. Raises SupersetError where that cannot be.
 
         One that has only just begun cannot be stopped in Superset for a moment.
