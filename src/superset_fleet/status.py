@@ -99,7 +99,9 @@ def ask_cloud(known: Inventory) -> dict[str, Any]:
             for machine in reservation["Instances"]
         ]
         ids = sorted({machine["ImageId"] for machine in machines})
-        images = ec2.describe_images(ImageIds=ids)["Images"] if ids else []
+        # By a filter: to name an image that was removed meanwhile is an error.
+        named = [{"Name": "image-id", "Values": ids}]
+        images = ec2.describe_images(Filters=named)["Images"] if ids else []
         activities = [
             activity
             for group in groups

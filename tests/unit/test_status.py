@@ -122,7 +122,9 @@ def test_a_haproxy_that_does_not_answer_is_named_with_what_to_do(haproxy: Host) 
         status.ask_haproxy(haproxy._replace(statistics=[1, "admin", "secret"]))
 
 
-def test_the_cloud_tells_groups_instances_images_and_events(aws: Aws, tmp_path: Path) -> None:
+def test_the_cloud_tells_groups_instances_and_images_also_of_removed_ones(
+    aws: Aws, tmp_path: Path
+) -> None:
     ec2, scaling = aws.client("ec2"), aws.client("autoscaling")
     run = ec2.run_instances(ImageId="ami-12c6146b", MinCount=1, MaxCount=1)
     builder = run["Instances"][0]["InstanceId"]
@@ -163,6 +165,9 @@ def test_the_cloud_tells_groups_instances_images_and_events(aws: Aws, tmp_path: 
         assert one["role"] == "superset_web"
         assert (one["state"], one["healthy"]) == ("InService", True)
         assert (one["image"], one["version"]) == ("superset-20261122-213203", "6.1.0")
+    ec2.deregister_image(ImageId=image)
+    said = status.ask_cloud(Inventory([], "superset", REGION, str(config), "aws"))
+    assert {one["image"] for one in said["instances"]} == {image}, "a removed image has its id"
 
 
 def test_events_are_the_newest_of_all_groups_with_their_reason() -> None:
