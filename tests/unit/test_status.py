@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aws_server import REGION, Aws, serve
+from aws_server import REGION, Aws, Reply, ec2_error, serve
 
 from superset_fleet import status
 from superset_fleet.status import Host, Inventory, Unknown
@@ -52,6 +52,13 @@ def haproxy() -> Iterator[Host]:
 def aws() -> Iterator[Aws]:
     with serve() as server:
         yield server
+
+
+def strict(operation: str, parameters: dict[str, str], answer: Callable[[], Reply]) -> Reply:
+    """Refuse to describe removed images by name, as EC2 does and moto does not."""
+    if operation == "DescribeImages" and "ImageId.1" in parameters:
+        return ec2_error("InvalidAMIID.Unavailable", "The image is not available")
+    return answer()
 
 
 def instance(name: str, role: str, **changes: Any) -> dict[str, Any]:
@@ -166,6 +173,7 @@ def test_the_cloud_tells_groups_instances_and_images_also_of_removed_ones(
         assert (one["state"], one["healthy"]) == ("InService", True)
         assert (one["image"], one["version"]) == ("superset-20261122-213203", "6.1.0")
     ec2.deregister_image(ImageId=image)
+    aws.reply = strict
     said = status.ask_cloud(Inventory([], "superset", REGION, str(config), "aws"))
     assert {one["image"] for one in said["instances"]} == {image}, "a removed image has its id"
 
