@@ -38,6 +38,11 @@ LIFECYCLES = {
 }
 
 
+def lifecycle_of(state: str) -> str:
+    """Return in_service, pending, terminating or standby."""
+    return LIFECYCLES.get(state.partition(":")[0], "standby")
+
+
 class Instance(NamedTuple):
     """One instance of the fleet, as of now."""
 
@@ -52,7 +57,7 @@ class Instance(NamedTuple):
     @property
     def lifecycle(self) -> str:
         """in_service, pending, terminating or standby."""
-        return LIFECYCLES.get(self.state.partition(":")[0], "standby")
+        return lifecycle_of(self.state)
 
     @property
     def able(self) -> bool:

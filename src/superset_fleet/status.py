@@ -14,7 +14,6 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 from . import aws
 from .ansible import AnsibleFailed, run_module, template
-from .discovery import LIFECYCLES
+from .discovery import lifecycle_of
 from .text import columns
 
 EVENTS = 8  # the newest that are shown
@@ -315,25 +314,22 @@ def doing(state: Mapping[str, Any], instance: Mapping[str, Any]) -> tuple[str, b
 
 def serving(balancers: Mapping[str, Any], name: str) -> tuple[str, bool]:
     """Return what the load balancers do with a web instance; where they agree, once."""
-    words = Counter[str]()
+    words: list[str] = []
     well = True
     for servers in balancers.values():
         if servers is None:
-            continue
+            continue  # it did not answer, which the gaps say
         server = servers.get(name)
+        up = server is not None and server["state"].startswith("up")
+        well = well and up
         if server is None:
-            said = "not in HAProxy"
-        else:
-            said = server["state"]
-            if server["requests"]:
-                said += f", {server['requests']} requests"
-            if not server["state"].startswith("up"):
-                said += f" ({server['check']})"
-        well = well and server is not None and server["state"].startswith("up")
-        words[said] += 1
+            words.append("not in HAProxy")
+            continue
+        said = server["state"] + (f", {server['requests']} requests" if server["requests"] else "")
+        words.append(said if up else f"{said} ({server['check']})")
     if not words:
         return "?", False
-    return "; ".join(words), well
+    return "; ".join(dict.fromkeys(words)), well
 
 
 def working(workers: Sequence[Mapping[str, Any]], address: str) -> tuple[str, bool]:
@@ -388,8 +384,9 @@ def instance_lines(state: Mapping[str, Any]) -> Iterator[Line]:
 
     for one in sorted(state["instances"], key=place):
         work, working_well = doing(state, one)
-        in_service = LIFECYCLES.get(one["state"].partition(":")[0]) == "in_service"
-        well = working_well and one["healthy"] and (in_service or not one["state"])
+        # Machines that no cloud has have no state.
+        in_service = not one["state"] or lifecycle_of(one["state"]) == "in_service"
+        well = working_well and one["healthy"] and in_service
         cells = [
             one["id"],
             one["role"],
