@@ -92,6 +92,11 @@ def test_runs_what_is_published(host, request):
     pytest.fail("the task did not succeed within 20 seconds")
 
 
+def test_knows_the_tasks_of_charts_where_web_machines_run_them_themselves(host):
+    known = {task.split()[0] for task in inspect(host, "registered")}
+    assert {"load_chart_data_into_cache", "load_explore_json_into_cache"} <= known
+
+
 def test_stops_by_itself_when_told(host):
     host.check_output("systemctl stop celery-worker")
     shown = host.check_output("systemctl show --property Result,ExecMainStatus celery-worker")
