@@ -40,6 +40,11 @@ options:
     description: How many workers must take tasks from each of O(queues).
     type: int
     default: 0
+  hosts:
+    description: Host names of machines, each of which must have a worker that takes tasks.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds to wait for them.
     type: int
@@ -214,9 +219,14 @@ def look(registry: Registry, broker: Any, names: Iterable[str]) -> dict[str, Any
     }
 
 
-def lacking(state: dict[str, Any], least: int) -> list[str]:
-    """Return in words which queues have fewer workers than the least number."""
-    return [
+def lacking(state: dict[str, Any], least: int, hosts: Iterable[str] = ()) -> list[str]:
+    """Return in words which queues have fewer workers than the least number, which hosts none."""
+    taking = {
+        worker["host"]
+        for worker in state["workers"]
+        if not worker["draining"] and not worker["silent"]
+    }
+    return [f"{host} has no worker that takes tasks" for host in hosts if host not in taking] + [
         f"queue {queue['name']} has {queue['workers']} of {least} workers"
         + (f" ({since(queue['silent_seconds'])})" if not queue["workers"] else "")
         for queue in state["queues"]
@@ -241,13 +251,18 @@ def known_ones(state: dict[str, Any]) -> str:
 
 
 def wait(
-    registry: Registry, broker: Any, names: list[str], least: int, timeout: float
+    registry: Registry,
+    broker: Any,
+    names: list[str],
+    least: int,
+    timeout: float,
+    hosts: Iterable[str] = (),
 ) -> tuple[dict[str, Any], str]:
     """Return workers and queues, and what is still wrong when the time is over, or ''."""
     deadline = time.monotonic() + timeout
     while True:
         state = look(registry, broker, names)
-        missing = lacking(state, least)
+        missing = lacking(state, least, hosts)
         if not missing:
             return state, ""
         if time.monotonic() >= deadline:
@@ -274,6 +289,7 @@ def main() -> None:
             },
             "queues": {"type": "list", "elements": "str", "default": []},
             "min": {"type": "int", "default": 0},
+            "hosts": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 60},
         },
         supports_check_mode=True,
@@ -285,7 +301,8 @@ def main() -> None:
         redis_url(server, BROKER), socket_timeout=5, socket_connect_timeout=5
     )
     try:
-        state, problem = wait(registry, broker, given["queues"], given["min"], given["timeout"])
+        wanted = (given["queues"], given["min"], given["timeout"], given["hosts"])
+        state, problem = wait(registry, broker, *wanted)
     except redis.RedisError as error:
         module.fail_json(
             msg=f"Redis coordination at {server['host']}:{server['port']} does not answer"

@@ -115,3 +115,11 @@ def test_since_when_a_queue_has_no_worker_is_said(registry: Registry, broker: An
     _, problem = celery_workers.wait(registry, broker, ["sql_lab"], 1, 0)
     assert "queue sql_lab has 0 of 1 workers (the last was seen 70 s ago)" in problem
     assert "worker@vm-1#1 (silent for 70 s)" in problem
+
+
+def test_a_host_without_a_worker_that_takes_tasks_is_named(registry: Registry, broker: Any) -> None:
+    registry.beat("worker@vm-1#1", WORKER)
+    registry.beat("worker@vm-2#1", replace(OTHER, draining=True))
+    _, problem = celery_workers.wait(registry, broker, [], 0, 0, ["vm-1", "vm-2"])
+    assert "vm-2 has no worker that takes tasks" in problem
+    assert "vm-1 has no" not in problem

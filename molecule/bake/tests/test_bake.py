@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import yaml
 from shared import machines
@@ -21,11 +22,30 @@ IMAGES = ROOT / ".localcloud" / "images"
 PLANTED = "/opt/app/settings.py"
 
 
+def play(playbook: str, variables: dict[str, Any], **environment: str) -> Any:
+    """Run a playbook; return how it ended."""
+    ansible = str(Path(sys.executable).with_name("ansible-playbook"))
+    return subprocess.run(
+        [ansible, playbook, "--extra-vars", json.dumps(variables)],
+        cwd=ROOT,
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
 def images() -> list[dict[str, Any]]:
     """Return the images of the fleet, the newest one last."""
     known = [json.loads(path.read_text()) for path in IMAGES.glob("ami-*.json")]
     known = [image for image in known if image["tags"].get("fleet")]
     return sorted(known, key=lambda image: str(image["created"]))
+
+
+@pytest.fixture(scope="module")
+def aws() -> Any:
+    """EC2 of the local cloud."""
+    os.environ["AWS_CONFIG_FILE"] = str(ROOT / ".localcloud/aws.ini")
+    return boto3.Session().client("ec2")
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +105,10 @@ def test_a_planted_secret_stops_the_bake_and_leaves_no_image_and_no_builder(
     ]
     tasks.write_text(yaml.safe_dump(steps))
     before = images()
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            "playbooks/bake.yml",
-            "--extra-vars",
-            json.dumps({"fleet_image_roles": ["common", "careless"]}),
-        ],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_ROLES_PATH": f"{ROOT / 'roles'}:{tmp_path}",
-        },
-        capture_output=True,
-        text=True,
+    done = play(
+        "playbooks/bake.yml",
+        {"fleet_image_roles": ["common", "careless"]},
+        ANSIBLE_ROLES_PATH=f"{ROOT / 'roles'}:{tmp_path}",
     )
     told = re.sub(r"\s+", " ", done.stdout)
     assert done.returncode != 0, told
@@ -111,3 +120,36 @@ def test_a_planted_secret_stops_the_bake_and_leaves_no_image_and_no_builder(
     known = {machine.name for machine in machines.find()}
     running = {one["instance"] for one in machines_left if one["state"] == "running"}
     assert running <= known
+
+
+def test_only_the_newest_images_are_kept(tmp_path: Path, aws: Any) -> None:
+    """Images of a fleet that has nothing else, and whose images have no file systems."""
+    fleet = "pruned"
+    (base,) = aws.describe_images(Filters=[{"Name": "tag:name", "Values": ["debian-12"]}])["Images"]
+    made = []
+    for number in range(4):
+        copy = {"SourceImageId": base["ImageId"], "SourceRegion": "us-east-1"}
+        made.append(aws.copy_image(**copy, Name=f"{fleet}-{number}")["ImageId"])
+        kind = "rejected" if number == 0 else "superset"
+        tags = [{"Key": "fleet", "Value": fleet}, {"Key": "kind", "Value": kind}]
+        aws.create_tags(Resources=made[-1:], Tags=tags)
+    looks = [
+        {
+            "name": "Look",
+            "amazon.aws.ec2_ami_info": {"filters": {"tag:fleet": fleet, "tag:kind": kind}},
+            "register": register,
+        }
+        for register, kind in [("images", "superset"), ("rejected_images", "rejected")]
+    ]
+    tasks = [*looks, {"ansible.builtin.import_tasks": f"{ROOT}/playbooks/tasks/old_images.yml"}]
+    environment = "{{ fleet_aws_environment }}"
+    playbook = tmp_path / "prune.yml"
+    playbook.write_text(
+        yaml.safe_dump([{"hosts": "localhost", "environment": environment, "tasks": tasks}])
+    )
+    done = play(str(playbook), {"fleet_images_kept": 2})
+    assert done.returncode == 0, done.stdout
+    left = aws.describe_images(Filters=[{"Name": "tag:fleet", "Values": [fleet]}])["Images"]
+    for image in left:
+        aws.deregister_image(ImageId=image["ImageId"])
+    assert {image["ImageId"] for image in left} == set(made[2:])
