@@ -23,7 +23,7 @@ def test_what_it_ran_is_run_again_or_failed_and_another_machine_takes_its_place(
     history: Callable[[Query], History],
     measure: Callable[[str, float], None],
 ) -> None:
-    victim, other = both
+    victim = both[0]
     with only_on(victim):
         reading = user.send(f"select {fleet.pace('power', 60)} as seconds")
         writing = user.send(
@@ -42,7 +42,9 @@ def test_what_it_ran_is_run_again_or_failed_and_another_machine_takes_its_place(
     finally:
         replace(fleet, victim)
     assert reading.status == "success", reading
-    assert (user.rows(reading), reading.host) == ([{"seconds": 0.1}], other.host)
+    assert user.rows(reading) == [{"seconds": 0.1}]
+    # Perhaps of the machine that has come in its place by then.
+    assert reading.host not in ("", victim.host)
     assert event["status"] == "done", event
     assert user.chart_rows(event) == [{"seconds": 0.1}]
     assert user.events(chart) == [event]
