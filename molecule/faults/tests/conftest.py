@@ -1,15 +1,16 @@
 """The fleet as its users meet it while parts of it fail."""
 
 import json
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
 from shared.fleet import WORKER, Fleet, wait
 from shared.ledger import History
 from shared.machines import Machine
-from shared.users import Query, User
+from shared.users import ENDED, Query, User
 
 from superset_fleet.ansible import ROOT
 
@@ -125,25 +126,52 @@ def history(fleet: Fleet) -> Callable[[Query], History]:
 
 
 @pytest.fixture
-def fill(fleet: Fleet, user: User) -> Callable[..., list[Query]]:
+def release(fleet: Fleet, user: User) -> Callable[[Iterable[Query]], None]:
+    """End blockers on the side of their database, which is at once and leaves one end."""
+
+    def end(queries: Iterable[Query]) -> None:
+        blockers = list(queries)
+
+        def ended() -> bool:
+            left = [each for each in blockers if user.look(each).status not in ENDED]
+            for query in left:
+                name = query.sql.split("'")[1]
+                fleet.ledger.sql(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    f" where usename = 'warehouse' and query like '%{name}%'",
+                    "warehouse",
+                )
+            return not left
+
+        wait("blockers have ended", ended)
+
+    return end
+
+
+@pytest.fixture
+def fill(
+    fleet: Fleet, user: User, release: Callable[[Iterable[Query]], None]
+) -> Callable[..., list[Query]]:
     """Take all slots of some workers, and none of others."""
 
     def take(*machines: Machine) -> list[Query]:
         slots = sum(worker.slots for worker in fleet.takers())
-        blocker = f"select {fleet.pace('blocker', 120)} as seconds"
-        queries = [user.send(blocker) for _ in range(slots)]
-        for query in queries:
-            place = fleet.wait_for_run(f"query:{query.id}")
-            if place not in machines:
-                user.stop(query)
-        user.wait(query for query in queries if user.look(query).status == "stopped")
-        return [query for query in queries if query.status == "running"]
+        blocker = f"{fleet.pace('blocker', 120)} as seconds"
+        names = [f"blocker {secrets.token_hex(4)}" for _ in range(slots)]
+        queries = [user.send(f"select '{name}' as name, {blocker}") for name in names]
+        places = [(query, fleet.wait_for_run(f"query:{query.id}")) for query in queries]
+        release(query for query, place in places if place not in machines)
+        return [query for query, place in places if place in machines]
 
     return take
 
 
 @pytest.fixture
-def only_on(fleet: Fleet, user: User, fill: Callable[..., list[Query]]) -> Callable[..., object]:
+def only_on(
+    fleet: Fleet,
+    fill: Callable[..., list[Query]],
+    release: Callable[[Iterable[Query]], None],
+) -> Callable[..., object]:
     """Within this context what is sent runs on one worker, though there are others."""
 
     @contextmanager
@@ -152,9 +180,7 @@ def only_on(fleet: Fleet, user: User, fill: Callable[..., list[Query]]) -> Calla
         try:
             yield
         finally:
-            for query in blockers:
-                user.stop(query)
-            user.wait(blockers)
+            release(blockers)
 
     return place
 

@@ -1,7 +1,7 @@
 """There is no worker, or soon none: nothing waits for one."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import requests
 from shared.fleet import WORKER, Fleet, wait
@@ -12,21 +12,22 @@ from shared.users import Query, User
 Both = tuple[Machine, Machine]
 Measure = Callable[[str, float], None]
 Tell = Callable[[Query], History]
+Release = Callable[[Iterable[Query]], None]
 
 NO_WORKER = "No worker takes queries from the queue 'sql_lab'"
 
 
 def test_a_query_that_waits_can_be_stopped_and_never_runs(
-    user: User, both: Both, fill: Callable[..., list[Query]], history: Tell
+    user: User, both: Both, fill: Callable[..., list[Query]], release: Release, history: Tell
 ) -> None:
-    blockers = fill(*both)
+    running, *blockers = fill(*both)
     waiting = user.send("select 1 as one")
     assert user.look(waiting).status == "pending"
-    user.stop(waiting)
-    for query in blockers:
+    for query in (waiting, running):
         user.stop(query)
-    user.wait([waiting, *blockers])
-    assert {query.status for query in [waiting, *blockers]} == {"stopped"}
+    release(blockers)
+    user.wait([waiting, running])
+    assert (waiting.status, running.status) == ("stopped", "stopped")
     # A later one has gone the same way by then, so it would have run.
     (later,) = user.wait([user.send("select 2 as two")])
     assert user.rows(later) == [{"two": 2}]
@@ -110,15 +111,14 @@ def test_the_only_worker_s_death_fails_what_it_ran_and_what_waited_for_it(
     dataset: int,
     kill: Callable[..., float],
     fill: Callable[..., list[Query]],
+    release: Release,
     history: Tell,
     measure: Measure,
 ) -> None:
     only = fleet.workers[1]
     fleet.want_workers(only)
     running = fill(only)
-    for query in running[:2]:
-        user.stop(query)
-    user.wait(running[:2])
+    release(running[:2])
     running = running[2:]
     running.append(
         user.send(f"insert into scratch.written select 'only', {fleet.pace('only', 60)}")
