@@ -121,7 +121,7 @@ class Load:
     Each of the clients goes round the requests; together they make `rate` requests a second, or
     fewer where answers take longer. `served` counts the right answers by method and path,
     `failed` the others by kind: "connect: …", "reset: …", "time-out", "cut short", "status …",
-    "wrong body"; `failed_since` tells when each of these was begun, by the monotonic clock.
+    "wrong body".
     """
 
     def __init__(
@@ -136,7 +136,6 @@ class Load:
         self._pause = clients / rate
         self.served: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
-        self.failed_since: list[float] = []
         self.details: list[str] = []  # of the first failures: when, what, of which kind
         self._counting = threading.Lock()
         self._asking: dict[int, float] = {}  # since when clients wait for an answer
@@ -195,17 +194,16 @@ class Load:
             except Failure as error:
                 failure = str(error)
             finally:
-                since = self._asking.pop(number)
-            self._count(request, since, failure)
+                self._asking.pop(number)
+            self._count(request, failure)
         client.close()
 
-    def _count(self, request: Request, since: float, failure: str) -> None:
+    def _count(self, request: Request, failure: str) -> None:
         what = f"{request.method} {request.path}"
         with self._counting:
             if not failure:
                 self.served[what] += 1
                 return
             self.failed[failure] += 1
-            self.failed_since.append(since)
             if len(self.details) < DETAILS:
                 self.details.append(f"{time.strftime('%H:%M:%S')} {what}: {failure}")

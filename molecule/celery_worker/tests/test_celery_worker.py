@@ -34,7 +34,7 @@ def registry(fact):
 
 def beating(host, registry):
     """Return what this host's workers say of themselves, without those that died."""
-    hostname, since = host.check_output("hostname"), time.time() - SILENT_SECONDS
+    hostname, since = host.check_output("hostname"), registry.now() - SILENT_SECONDS
     workers = registry.workers().values()
     return [each for each in workers if each.host == hostname and each.last_beat > since]
 
