@@ -91,6 +91,12 @@ workers:
       description: Tasks that it runs, those without a job too.
       type: int
       sample: 1
+    taken:
+      description:
+        - How many tasks it has taken and not ended, by queue; one that does not run yet is among
+          them.
+      type: dict
+      sample: {"sql_lab": 1}
     jobs:
       description:
         - The queries and charts that it runs, each with C(job) (C(query:) and the id of the query,
@@ -135,10 +141,38 @@ queues:
       description: Tasks that no worker has taken yet.
       type: int
       sample: 0
+    taken:
+      description: Tasks that workers have taken and not ended.
+      type: int
+      sample: 3
     silent_seconds:
       description: Since a worker was heard; null where there never was one.
       type: float
       sample: 0.4
+scaling:
+  description: What the leading scaler said last.
+  returned: success
+  type: dict
+  contains:
+    scaler:
+      description: Host name of the machine on which it runs; empty where none ever said anything.
+      type: str
+      sample: ip-10-80-0-12
+    silent_seconds:
+      description: Since it said so; null where none ever did. It does every two seconds.
+      type: float
+      sample: 1.2
+    trouble:
+      description: Why it changes nothing at the moment; empty where all is well.
+      type: str
+    hold:
+      description: Who holds it, and since when, in UTC; null where nobody does.
+      type: dict
+      sample: {"reason": "upgrade", "since": "2026-11-22T19:38:54Z"}
+    groups:
+      description: The worker groups, each with the numbers that were decided from, and why.
+      type: list
+      elements: dict
 """
 
 import time
@@ -148,9 +182,9 @@ from typing import Any
 
 import redis
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.superset_fleet.broker import waiting
 from ansible.module_utils.superset_fleet.facts import BROKER, GUARD, redis_url
 from ansible.module_utils.superset_fleet.guard.registry import SILENT_SECONDS, Registry
-from kombu.transport.redis import PRIORITY_STEPS, Channel
 
 LOOK_SECONDS = 0.5  # between two looks while waiting
 
@@ -160,7 +194,6 @@ def workers(registry: Registry) -> list[dict[str, Any]]:
     now, runs = registry.now(), registry.runs()
     found = []
     for name, worker in sorted(registry.workers().items()):
-        began = datetime.fromtimestamp(worker.since, UTC)
         silent_seconds = max(0.0, round(now - worker.last_beat, 1))
         jobs = [
             {"job": job, "seconds": max(0.0, round(now - run.at, 1)) if run else None}
@@ -174,9 +207,10 @@ def workers(registry: Registry) -> list[dict[str, Any]]:
                 "queues": worker.queues,
                 "slots": worker.slots,
                 "tasks": worker.tasks,
+                "taken": worker.taken,
                 "jobs": jobs,
                 "draining": worker.draining,
-                "since": f"{began:%Y-%m-%dT%H:%M:%SZ}",
+                "since": utc(worker.since),
                 "silent_seconds": silent_seconds,
                 "silent": silent_seconds > SILENT_SECONDS,
             }
@@ -189,21 +223,22 @@ def queues(
 ) -> list[dict[str, Any]]:
     """Return the state of queues, given what all workers say."""
     found = []
-    for name in names:
+    for name, length in waiting(broker, names).items():
         queue = registry.queue(name)
         taking = [
             worker
             for worker in known
             if name in worker["queues"] and not worker["draining"] and not worker["silent"]
         ]
-        # One list for each priority.
-        lists = [f"{name}{Channel.sep}{step}" if step else name for step in PRIORITY_STEPS]
         found.append(
             {
                 "name": name,
                 "workers": queue.workers,
                 "slots": sum(worker["slots"] for worker in taking),
-                "waiting": sum(broker.llen(each) for each in lists),
+                "waiting": length,
+                "taken": sum(
+                    worker["taken"].get(name, 0) for worker in known if not worker["silent"]
+                ),
                 "silent_seconds": queue.silent_seconds,
             }
         )
@@ -216,7 +251,22 @@ def look(registry: Registry, broker: Any, names: Iterable[str]) -> dict[str, Any
     return {
         "workers": known,
         "queues": queues(registry, broker, names or registry.queues(), known),
+        "scaling": scaling(registry),
     }
+
+
+def scaling(registry: Registry) -> dict[str, Any]:
+    """Return what the leading scaler decided, and whether somebody holds it."""
+    now, hold = registry.now(), registry.held()
+    said = registry.reported() or {"at": None, "scaler": "", "trouble": "", "groups": []}
+    heard = {} if said["at"] is None else {"silent_seconds": round(max(0.0, now - said["at"]), 1)}
+    held = {"reason": hold.reason, "since": utc(hold.at)} if hold else None
+    return {"silent_seconds": None, **said, **heard, "hold": held}
+
+
+def utc(seconds: float) -> str:
+    """Return a time of Redis as it is written everywhere here."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def lacking(state: dict[str, Any], least: int, hosts: Iterable[str] = ()) -> list[str]:

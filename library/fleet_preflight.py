@@ -32,10 +32,23 @@ options:
     required: true
   group_limits:
     description:
-      - Groups that scale, each with the key C(max), the most machines it may have. Leave it out
-        for machines that no cloud makes; then O(group_sizes) are the limits.
+      - Groups that scale, as C(fleet_groups) has them. Leave it out for machines that no cloud
+        makes; then O(group_sizes) are the limits.
     type: dict
     default: {}
+  queues:
+    description: What workers take tasks from whose group in O(group_limits) does not say.
+    type: list
+    elements: str
+    required: true
+  machine_queues:
+    description: What each worker machine takes tasks from, without O(group_limits).
+    type: dict
+    default: {}
+  browser:
+    description: Whether worker machines have Chromium.
+    type: bool
+    required: true
   postgres_address:
     description: Address of the metadata database. With it, group C(postgres) may be empty.
     type: str
@@ -69,6 +82,8 @@ EXAMPLES = r"""
     project: "{{ playbook_dir }}/.."
     settings: {haproxy_server_timeout_seconds: 150, superset_web_timeout_seconds: 120}
     group_sizes: {haproxy: 1, superset_web: 2}
+    queues: [sql_lab, charts, warmup, default]
+    browser: false
     names: "{{ q('ansible.builtin.varnames', '.') }}"
 """
 
@@ -150,16 +165,23 @@ def findings(options: dict[str, Any]) -> list[str]:
     names = {*options["names"], *defined_names(map(Path, options["inventories"]))}
     needed = read_names((project / GROUP_VARS / "all").glob("*.yml"))
     prefixes = [f"{path.name}_" for path in (project / "roles").iterdir()]
-    machines = {**sizes, **{group: limit["max"] for group, limit in limits.items()}}
+    settings = {**defaults(project), **options["settings"]}
+    machines = {**sizes, **preflight.most_machines(limits)}
+    taken = preflight.takers(limits, options["queues"]) if cloud else options["machine_queues"]
+    slots = int(str(settings.get("celery_worker_concurrency", 1)))
     return [
-        *preflight.empty_groups(sizes, options["postgres_address"], cloud),
+        *preflight.empty_groups(
+            sizes, options["postgres_address"], cloud, preflight.idle_roles(limits)
+        ),
+        *preflight.faulty_groups(limits),
+        *preflight.misplaced_queues(taken, options["browser"], slots),
         *preflight.missing_secrets(
             {name for name in needed if name.startswith("vault_")},
             options["names"],
             options["empty_secrets"],
             cloud,
         ),
-        *preflight.violations({**defaults(project), **options["settings"]}, machines),
+        *preflight.violations(settings, machines),
         *preflight.unknown_variables(names, known, (*prefixes, *OTHER_PREFIXES)),
     ]
 
@@ -172,6 +194,9 @@ def main() -> None:
             "settings": {"type": "dict", "required": True},
             "group_sizes": {"type": "dict", "required": True},
             "group_limits": {"type": "dict", "default": {}},
+            "queues": {"type": "list", "elements": "str", "required": True},
+            "machine_queues": {"type": "dict", "default": {}},
+            "browser": {"type": "bool", "required": True},
             "postgres_address": {"type": "str", "default": ""},
             "names": {"type": "list", "elements": "str", "required": True},
             "inventories": {"type": "list", "elements": "path", "default": []},

@@ -13,7 +13,7 @@ from moto.core.responses import ActionResult, EmptyResult
 
 from localcloud import activities, lifecycle
 from localcloud.activities import Activities
-from localcloud.groups import Group, Member
+from localcloud.groups import IN_SERVICE, STANDBY, Group, Member
 from localcloud.lifecycle import Action, Clock, Hook
 from localcloud.refresh import Source
 
@@ -124,6 +124,19 @@ class Backend(AutoScalingBackend):
         member.health_status = health_status
         member.unhealthy_because = activities.USER_HEALTH
         group.reconcile()
+
+    def set_instance_protection(
+        self, group_name: str, instance_ids: list[str], protected_from_scale_in: bool | None
+    ) -> None:
+        members = self.chosen(self.group(group_name), instance_ids)
+        for member in members:
+            if member.lifecycle_state not in (IN_SERVICE, STANDBY):
+                raise ValidationError(
+                    f"The instance {member.instance_id} is not in InService or Standby."
+                )
+        for member in members:
+            member.protected_from_scale_in = protected_from_scale_in
+        self.group(group_name).reconcile()
 
     def notify_terminate_instances(self, instance_ids: list[str]) -> None:
         self.reconcile()

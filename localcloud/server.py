@@ -18,6 +18,7 @@ from typing import Any
 # Before moto is imported: its hundreds of images of others are not here.
 os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
 
+from moto.cloudwatch.responses import CloudWatchResponse
 from moto.core.models import DEFAULT_ACCOUNT_ID as ACCOUNT
 from moto.core.request import Request
 from moto.core.responses import BaseResponse
@@ -42,6 +43,7 @@ SERVICES: dict[str, type[BaseResponse]] = {
     "autoscaling": autoscaling.Response,
     "ec2": ec2.Response,
     "iam": IamResponse,
+    "monitoring": CloudWatchResponse,
     "ssm": SimpleSystemManagerResponse,
     "sts": TokenResponse,
 }

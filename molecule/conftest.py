@@ -1,10 +1,12 @@
 """Fixtures shared by the tests of every scenario."""
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from shared.fleet import operator
 from testinfra.host import Host
 
 from superset_fleet.ansible import template
@@ -24,3 +26,20 @@ def facts_of(hosts: str) -> dict[str, Any]:
 def fact(host: Host) -> Callable[[str], Any]:
     """Read a variable as a play on this host would see it."""
     return facts_of(host.backend.hostname).__getitem__
+
+
+# Scenarios that count workers, or start and end them themselves.
+HELD = {"agent", "celery_worker", "faults", "site"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scaler_is_held() -> Iterator[None]:
+    """Let the scaler change no group's size in scenarios that do so themselves."""
+    name = os.environ["MOLECULE_SCENARIO_NAME"]
+    if name not in HELD:
+        yield
+        return
+    status, said = operator("scale", "--hold", f"scenario {name}")
+    assert status == 0, said
+    yield
+    operator("scale", "--release")

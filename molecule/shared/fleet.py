@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -31,6 +34,13 @@ def wait(what: str, seen: Callable[[], Any], timeout: float = 60) -> Any:
             raise TimeoutError(f"waited {timeout} s: {what}")
         time.sleep(0.1)
     return found
+
+
+def operator(*arguments: str) -> tuple[int, str]:
+    """Run a command of the command line `fleet`; return its status, and what it said."""
+    command = [str(Path(sys.executable).with_name("fleet")), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
 
 
 class Fleet:
@@ -115,6 +125,10 @@ class Fleet:
         """Return how many messages wait in the queues of queries and charts."""
         lists = [name for queue in QUEUES for name in self.broker.scan_iter(f"{queue}{PRIORITY}*")]
         return sum(int(self.broker.llen(name)) for name in [*lists, *QUEUES])
+
+    def unconfirmed(self) -> str:
+        """Return the messages that workers have taken and not confirmed yet, with their ids."""
+        return b"".join(self.broker.hvals("unacked")).decode()
 
     def idle(self) -> bool:
         """Return whether no worker has anything to do, and no job is open."""

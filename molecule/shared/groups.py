@@ -32,7 +32,8 @@ class Group:
         session = boto3.Session(region_name=known["fleet_region"])
         self._scaling, self._ec2 = session.client("autoscaling"), session.client("ec2")
         self.endpoint_url = str(self._scaling.meta.endpoint_url)
-        self._before = {size: self._group()[size] for size in ("MaxSize", "DesiredCapacity")}
+        sizes = "MinSize", "MaxSize", "DesiredCapacity"
+        self._before = {size: self._group()[size] for size in sizes}
 
     def _group(self) -> Any:
         (group,) = self._scaling.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])[
@@ -55,10 +56,12 @@ class Group:
 
     def want(self, number: int) -> None:
         """Set how many members the group wants, and has room for."""
-        room = max(number, self._group()["MaxSize"])
-        self._resize(DesiredCapacity=number, MaxSize=room)
+        group = self._group()
+        least, room = min(number, group["MinSize"]), max(number, group["MaxSize"])
+        self.resize(MinSize=least, DesiredCapacity=number, MaxSize=room)
 
-    def _resize(self, **sizes: int) -> None:
+    def resize(self, **sizes: int) -> None:
+        """Set the group's sizes, in the API's words."""
         self._scaling.update_auto_scaling_group(AutoScalingGroupName=self.name, **sizes)
 
     def add(self) -> Machine:
@@ -84,7 +87,7 @@ class Group:
 
     def restore(self) -> None:
         """Have the sizes of before, and as many machines in service."""
-        self._resize(**self._before)
+        self.resize(**self._before)
         size = self._before["DesiredCapacity"]
         wait(f"{self.name} has {size}", lambda: len(self.members("InService")) == size)
 

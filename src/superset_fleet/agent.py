@@ -1,14 +1,16 @@
 """fleet-agent: lets a machine leave its auto-scaling group without losing what it works on.
 
-The machine's own metadata say when its group wants it to go. Then its unit is stopped as by hand,
-which ends what runs; meanwhile the group is told by heartbeats to wait, and at last that it need
-not. Everything is asked for again until it is done: a restart of this process begins anew, and
-where the cloud does not answer the end of its patience (the hook's time-out) ends the machine.
+The machine's own metadata say when its group wants it to go. Then the units of its role are stopped
+as by hand, which ends what runs; meanwhile the group is told by heartbeats to wait, and at last
+that it need not. Everything is asked for again until it is done: a restart of this process begins
+anew, and where the cloud does not answer the end of its patience (the hook's time-out) ends the
+machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from . import aws
 from .instance import LIFECYCLE, Identity, Metadata, MetadataError
 from .service import begin_journal, notify, tell, until_terminated
 
+UNIT = "fleet-agent"  # its own
 HOOK = "leave"  # the lifecycle hook, as playbooks/provision.yml names it
 POLL_SECONDS = 2.0
 BEAT_SECONDS = 20.0  # a hook waits for 30 at least
@@ -26,10 +29,14 @@ STOPPING_POLL_SECONDS = 0.5
 
 
 class Agent:
-    """The loop. `config_file` is the AWS config file where the cloud has one of its own."""
+    """The loop.
 
-    def __init__(self, metadata: Metadata, unit: str, config_file: Path) -> None:
-        self._metadata, self._unit, self._config_file = metadata, unit, config_file
+    `units_file` has the units of each role, as JSON: {role: [unit, …]}; `config_file` is the AWS
+    config file where the cloud has one of its own.
+    """
+
+    def __init__(self, metadata: Metadata, units_file: Path, config_file: Path) -> None:
+        self._metadata, self._units_file, self._config_file = metadata, units_file, config_file
         self._me: Identity | None = None
         self._api: Any = None
         self._stopping: subprocess.Popen[str] | None = None
@@ -75,8 +82,9 @@ class Agent:
         if not self._stopping:
             if self._metadata.get(LIFECYCLE) != "Terminated":
                 return True
-            tell("leaves", unit=self._unit)
-            command = ["systemctl", "stop", self._unit]
+            units = self._units()
+            tell("leaves", units=",".join(units))
+            command = ["systemctl", "stop", *units]
             self._stopping = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
             self._due = time.monotonic() + BEAT_SECONDS
         stopped = self._stopping.poll() is not None
@@ -93,16 +101,26 @@ class Agent:
             self._due = time.monotonic() + BEAT_SECONDS
         return True
 
+    def _units(self) -> list[str]:
+        """Return what is to be stopped. Raises MetadataError and OSError."""
+        units: list[str] = json.loads(self._units_file.read_text()).get(self._identity().role, [])
+        return [unit for unit in units if unit != UNIT]
+
+    def _identity(self) -> Identity:
+        """Return which machine this is. Raises MetadataError."""
+        self._me = self._me or self._metadata.identity()
+        return self._me
+
     def _stopped(self, stopping: subprocess.Popen[str]) -> None:
-        """Say how the unit's stop ended. Where systemd refused it, the machine goes anyway."""
+        """Say how the stop ended. Where systemd refused it, the machine goes anyway."""
         assert stopping.stderr
         with stopping.stderr as said:
             reason = " ".join(said.read().split())
         stopping.stderr = None
         if stopping.returncode:
-            tell("not_stopped", unit=self._unit, reason=reason)
+            tell("not_stopped", reason=reason)
         else:
-            tell("stopped", unit=self._unit)
+            tell("stopped")
         self._due = 0.0
 
     def _call(self, operation: str, **wanted: str) -> None:
@@ -110,7 +128,7 @@ class Agent:
 
         That the group does not wait, or no more, is no error: then nothing is left to tell it.
         """
-        self._me = me = self._me or self._metadata.identity()
+        me = self._identity()
         try:
             with aws.explained(me.region):
                 if not self._api:
@@ -131,11 +149,11 @@ class Agent:
 def main() -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--unit", required=True, help="what is stopped before the machine leaves")
+    parser.add_argument("--units", type=Path, default="/etc/fleet/units.json", metavar="FILE")
     parser.add_argument("--config", type=Path, default="/etc/fleet/aws.ini", metavar="FILE")
     options = parser.parse_args()
     begin_journal()
-    Agent(Metadata(), options.unit, options.config).run(until_terminated())
+    Agent(Metadata(), options.units, options.config).run(until_terminated())
 
 
 if __name__ == "__main__":

@@ -105,15 +105,24 @@ def patient(config_file: Path | None) -> Any:
     return made
 
 
-def client(made: Any, service: str, region: str, endpoint_url: str | None = None) -> Any:
+def client(
+    made: Any,
+    service: str,
+    region: str,
+    endpoint_url: str | None = None,
+    timeout_seconds: float | None = None,
+) -> Any:
     """Return a client of a service, able to do the calls that its session has models of.
 
-    Making clients is not safe in threads, using them is.
+    With timeout_seconds, who waits so long for a connection, or for an answer, gives up: less than
+    what is usual, for who has more to do. Making clients is not safe in threads, using them is.
     """
     retries = {}
     if made.get_config_variable("max_attempts") is None:
         retries["total_max_attempts"] = ATTEMPTS
-    config = botocore.config.Config(connect_timeout=5, read_timeout=30, retries=retries)
+    config = botocore.config.Config(
+        connect_timeout=timeout_seconds or 5, read_timeout=timeout_seconds or 30, retries=retries
+    )
     return made.create_client(service, region_name=region, endpoint_url=endpoint_url, config=config)
 
 

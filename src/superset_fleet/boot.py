@@ -1,7 +1,8 @@
 """fleet-boot: makes a machine that its group has just started a part of the fleet.
 
 The image has all software and no fact. This reads from the instance metadata which part the machine
-is, takes the facts of that part from the parameter store, and starts its units. What is missing it
+is and writes that down for its units, takes the facts of that part from the parameter store, and
+starts these units. What is missing it
 says once, in the journal and on the console, and tries again for ever: it comes right by itself
 when the cloud does.
 """
@@ -32,6 +33,7 @@ class Files:
     units: Path  # JSON: the units of each role, {role: [unit, …]}
     aws_config: Path  # where the cloud gives one; else not there
     facts: Path
+    machine: Path  # for the environment of units: which machine this is
 
 
 class NotYet(Exception):
@@ -50,11 +52,20 @@ def boot(metadata: Metadata, files: Files) -> list[str]:
     config_file = write_aws_config(metadata, files.aws_config)
     with aws.explained(me.region):
         store = aws.client(aws.patient(config_file), "ssm", me.region)
-    changed = replace(files.facts, read_facts(store, me))
+    texts = {files.facts: read_facts(store, me), files.machine: environment(me)}
+    changed = [path for path, text in texts.items() if replace(path, text)]
     systemctl("enable", units)
-    # Services that run already have read the facts of before.
+    # Services that run already have read what was there before.
     systemctl("restart" if changed else "start", units)
     return units
+
+
+def environment(me: Identity) -> str:
+    """Return what units may know of their machine, as systemd's EnvironmentFile."""
+    known = {"FLEET_INSTANCE": me.instance_id, "FLEET_GROUP": me.group}
+    if me.queues:
+        known["CELERY_WORKER_QUEUES"] = ",".join(me.queues)
+    return "".join(f"{name}={value}\n" for name, value in known.items())
 
 
 def write_aws_config(metadata: Metadata, path: Path) -> Path | None:
@@ -126,10 +137,12 @@ def main() -> None:
     parser.add_argument("--units", type=Path, default="/etc/fleet/units.json", metavar="FILE")
     parser.add_argument("--config", type=Path, default="/etc/fleet/aws.ini", metavar="FILE")
     parser.add_argument("--facts", type=Path, default="/etc/superset/facts.json", metavar="FILE")
+    parser.add_argument("--machine", type=Path, default="/etc/fleet/machine.env", metavar="FILE")
     options = parser.parse_args()
     begin_journal()
     terminated = until_terminated()
-    metadata, files = Metadata(), Files(options.units, options.config, options.facts)
+    metadata = Metadata()
+    files = Files(options.units, options.config, options.facts, options.machine)
     told: set[str] = set()
     for failures in count(1):
         try:

@@ -8,11 +8,23 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .ansible import AnsibleFailed, run_module, template, variables
-from .status import Unknown, ask_haproxy, ask_workers, gather, inventory, screen, watch
+from .scaling_report import leads, shown
+from .status import (
+    COORDINATION,
+    SUPERSET_PYTHON,
+    Host,
+    Unknown,
+    ask_haproxy,
+    ask_workers,
+    gather,
+    inventory,
+    screen,
+    watch,
+)
 from .text import columns
 
 
@@ -147,6 +159,24 @@ def members(state: dict[str, Any]) -> str:
     return f"{shown}\n\n{columns([('', 'WOULD', 'SERVER', 'WHY'), *steps])}"
 
 
+def scale(arguments: argparse.Namespace) -> None:
+    """Show how many machines each worker group is to have, and why; hold that, or release it."""
+    if arguments.hold == "":
+        raise AnsibleFailed("say why it is held: fleet scale --hold REASON")
+    if arguments.hold or arguments.release:
+        options = {"redis": COORDINATION, "reason": arguments.hold or ""}
+        run_module("scheduler[0]", "scaler_hold", options, python=SUPERSET_PYTHON)
+    said = ask_workers()["scaling"]
+    if arguments.json:
+        print(json.dumps(said, indent=2))
+    else:
+        if arguments.dry_run:
+            print("Nothing is done by this command. What the scaler decides, every two seconds:")
+        print(shown(said))
+    if not leads(said):
+        sys.exit(1)
+
+
 def status(arguments: argparse.Namespace) -> None:
     """Show the fleet: groups, machines and what they do, queues, last events."""
     known = inventory()
@@ -159,39 +189,93 @@ def status(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-# -- A web machine in rotation or out of it -------------------------------------------------------
-DRAINING = "/run/superset-web/draining"  # while it is there, /ready says so
+# -- A machine that takes work, or no more --------------------------------------------------------
+DRAINING = "/run/{}/draining"  # of a unit: it drains while this is there
+DRAINABLE = {"superset_web": "superset-web", "celery_worker": "celery-worker"}  # role: its unit
 IN_ROTATION, IDLE = "gets requests", "serves nothing"
+TAKES, NOTHING = "takes tasks", "runs nothing"
+UNDO_SECONDS = 30  # for a worker, which looks every second
 
 
 def drain(arguments: argparse.Namespace) -> None:
-    """Take a web machine out of rotation until its service starts anew; with --undo, back in."""
+    """Let a machine take no more work until its service starts anew; --undo: let it again."""
     name, undo = arguments.instance, arguments.undo
     hosts = inventory().hosts
-    machines = sorted(host.name for host in hosts if "superset_web" in host.groups)
-    if name not in machines:
+    roles = {host.name: [role for role in DRAINABLE if role in host.groups] for host in hosts}
+    if not roles.get(name):
         raise AnsibleFailed(
-            f"{name} is no machine of superset_web that can take work; these are: "
-            f"{', '.join(machines)}"
+            f"{name} is no machine of {' or '.join(DRAINABLE)} that can take work; these are: "
+            f"{', '.join(sorted(one for one in roles if roles[one]))}"
         )
-    file = {"path": DRAINING, "state": "absent" if undo else "touch"}
+    for role in roles[name]:
+        if role == "superset_web":
+            drain_web(name, undo, [host for host in hosts if host.statistics])
+        else:
+            drain_worker(name, undo)
+
+
+def mark(name: str, role: str, undo: bool) -> None:
+    """Write down on a machine that it drains, or take that back."""
+    path = DRAINING.format(DRAINABLE[role])
+    file = {"path": path, "state": "absent" if undo else "touch"}
     run_module(name, "ansible.builtin.file", file, become=True)
+
+
+def drain_web(name: str, undo: bool, balancers: Sequence[Host]) -> None:
+    """Take a web machine out of rotation, or back in."""
+    mark(name, "superset_web", undo)
     patience = facts("haproxy_notice_seconds", "haproxy_server_timeout_seconds")
     seconds = sum(int(value) for value in patience.values()) + 30
+
+    def look() -> dict[str, str]:
+        return {host.name: in_words(ask_haproxy(host).get(name)) for host in balancers}
+
+    tell_until(IN_ROTATION if undo else IDLE, look, name, seconds)
+
+
+def drain_worker(name: str, undo: bool) -> None:
+    """Let a worker leave its queues, or take tasks again."""
+    known = facts("superset_guard_enabled", "celery_worker_stop_timeout_seconds")
+    if str(known["superset_guard_enabled"]).lower() != "true":
+        raise AnsibleFailed(
+            "superset_guard_enabled is false, and without the guard a worker cannot be drained. "
+            f"On {name}, systemctl stop celery-worker lets it end what it runs, and stop"
+        )
+    asked = run_module(name, "ansible.builtin.command", {"argv": ["hostname"]})
+    host = asked[name]["stdout"]
+    mark(name, "celery_worker", undo)
+
+    def look() -> dict[str, str]:
+        return {name: worker_in_words(ask_workers()["workers"], host)}
+
+    seconds = UNDO_SECONDS if undo else int(known["celery_worker_stop_timeout_seconds"])
+    tell_until(TAKES if undo else NOTHING, look, "its worker", seconds)
+
+
+def tell_until(goal: str, look: Callable[[], dict[str, str]], whom: str, seconds: int) -> None:
+    """Print what is seen when it changes, until all who look see the goal. Raises AnsibleFailed."""
     deadline = time.monotonic() + seconds
     told: dict[str, str] = {}
     while True:
-        servers = {host.name: ask_haproxy(host).get(name) for host in hosts if host.statistics}
-        words = {host: in_words(server) for host, server in servers.items()}
-        for host in words:
-            if words[host] != told.get(host):
-                print(f"{host}: {name} {words[host]}", flush=True)
+        words = look()
+        for who in words:
+            if words[who] != told.get(who):
+                print(f"{who}: {whom} {words[who]}", flush=True)
         told = words
-        if set(words.values()) <= {IN_ROTATION if undo else IDLE}:
+        if set(words.values()) <= {goal}:
             return
         if time.monotonic() > deadline:
-            raise AnsibleFailed(f"{name} is not {'back' if undo else 'idle'} after {seconds} s")
+            raise AnsibleFailed(f"{whom} still does not do what was wanted after {seconds} s")
         time.sleep(0.5)
+
+
+def worker_in_words(workers: Sequence[Mapping[str, Any]], host: str) -> str:
+    """Return what the worker of a machine does; one that is not heard takes no tasks."""
+    heard = [one for one in workers if one["host"] == host and not one["silent"]]
+    if any(not one["draining"] for one in heard):
+        return TAKES
+    tasks = sum(one["tasks"] for one in heard)
+    return f"takes no more tasks, {tasks} not over yet" if tasks else NOTHING
 
 
 def in_words(server: Mapping[str, Any] | None) -> str:
@@ -243,9 +327,15 @@ def parser() -> argparse.ArgumentParser:
     balanced = command(membership)
     balanced.add_argument("--dry-run", action="store_true", help="what would be done, and why")
     balanced.add_argument("--json", action="store_true", help="for programs")
+    scaled = command(scale)
+    brake = scaled.add_mutually_exclusive_group()
+    brake.add_argument("--hold", metavar="REASON", help="let no group's size be changed")
+    brake.add_argument("--release", action="store_true", help="let sizes be changed again")
+    brake.add_argument("--dry-run", action="store_true", help="only show; so it is without, too")
+    scaled.add_argument("--json", action="store_true", help="for programs")
     drained = command(drain)
     drained.add_argument("instance", metavar="INSTANCE", help="its name in the inventory")
-    drained.add_argument("--undo", action="store_true", help="let it have requests again")
+    drained.add_argument("--undo", action="store_true", help="let it take work again")
     machine = command(ssh)
     machine.add_argument("group", metavar="GROUP")
     machine.add_argument("number", metavar="N", nargs="?", type=int, default=1)

@@ -24,11 +24,8 @@ class Identity(NamedTuple):
     region: str
     fleet: str
     role: str
-
-    @property
-    def group(self) -> str:
-        """Its auto-scaling group, as playbooks/provision.yml names it."""
-        return f"{self.fleet}-{self.role}"
+    group: str  # its auto-scaling group; "" = in none
+    queues: list[str]  # that its group's workers take tasks from; empty = all
 
 
 class Metadata:
@@ -68,6 +65,8 @@ class Metadata:
             self.need("meta-data/placement/region", service),
             self.need("meta-data/tags/instance/fleet", tags),
             self.need("meta-data/tags/instance/role", tags),
+            self.get("meta-data/tags/instance/aws:autoscaling:groupName") or "",
+            (self.get("meta-data/tags/instance/queues") or "").split(),
         )
 
     def _ask(self, method: str, path: str, headers: dict[str, str]) -> str | None:

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .guard.tasks import BROWSER_QUEUES
+
 
 @dataclass(frozen=True)
 class Step:
@@ -67,6 +69,20 @@ LADDER = (
         "systemd must not kill a worker while it ends its last query",
     ),
     Step(
+        "celery_worker_stop_timeout_seconds",
+        "fleet_leave_longest_seconds",
+        "a group must not end a machine whose worker ends its last query; AWS waits for 100 times"
+        " fleet_leave_timeout_seconds, but for 48 hours at most",
+        margin=60,
+    ),
+    Step(
+        "superset_web_stop_timeout_seconds",
+        "fleet_leave_timeout_seconds",
+        "a group must not end a machine whose web server ends its last requests, even where no"
+        " heartbeat reaches it",
+        margin=60,
+    ),
+    Step(
         "superset_query_hard_timeout_seconds",
         "superset_visibility_timeout_seconds",
         "the broker must not hand a query that still runs to a second worker",
@@ -99,6 +115,13 @@ SETTINGS = (
 
 # Groups without which there is no fleet.
 GROUPS = ("haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres")
+
+WORKER_ROLE = "celery_worker"
+SCALED_ROLES = ("superset_web", WORKER_ROLE, "scheduler")
+SCALINGS = ("scaler", "cloud", "none")
+# What Superset's tasks are sent to: superset_config.py.j2, task_routes.
+QUERY_QUEUES = ("sql_lab", "charts")
+QUEUES = (*QUERY_QUEUES, *BROWSER_QUEUES, "warmup", "default")
 
 
 def violations(settings: Mapping[str, Any], machines: Mapping[str, int]) -> list[str]:
@@ -162,19 +185,116 @@ def overdraft(numbers: Mapping[str, int], machines: Mapping[str, int]) -> list[s
     ]
 
 
-def empty_groups(sizes: Mapping[str, int], postgres_address: str, cloud: bool) -> list[str]:
+def empty_groups(
+    sizes: Mapping[str, int], postgres_address: str, cloud: bool, idle: Collection[str] = ()
+) -> list[str]:
     """Return a sentence for each group that the fleet needs and that has no machine.
 
     PostgreSQL may be elsewhere: then `postgres_address` is given and its group may be empty.
+    Those that are `idle` may be empty, too.
     """
     remedy = "run playbooks/provision.yml" if cloud else "add a machine to it in the inventory"
     return [
         f"group {group} has no machine: {remedy}"
         + (", or give postgres_address if the database is elsewhere." if elsewhere else ".")
         for group in GROUPS
-        if not sizes.get(group)
+        if not sizes.get(group) and group not in idle
         for elsewhere in [group == "postgres"]
         if not (elsewhere and postgres_address)
+    ]
+
+
+def idle_roles(groups: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return the roles of scaling groups that may have no machine at all for a while."""
+    least: dict[str, int] = {}
+    for name, group in groups.items():
+        role = role_of(name, group)
+        least[role] = least.get(role, 0) + int(group["min"])
+    return {role for role, machines in least.items() if not machines}
+
+
+def most_machines(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return the largest number of machines that each role's scaling groups have together."""
+    most: dict[str, int] = {}
+    for name, group in groups.items():
+        role = role_of(name, group)
+        most[role] = most.get(role, 0) + int(group["max"])
+    return most
+
+
+def role_of(name: str, group: Mapping[str, Any]) -> str:
+    """Return the role of a group's machines."""
+    return str(group.get("role", name))
+
+
+def faulty_groups(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what is wrong with the groups that scale, as fleet_groups has them."""
+    found = []
+    for name, group in groups.items():
+        role, where = role_of(name, group), f"fleet_groups: {name}"
+        if role not in SCALED_ROLES:
+            found.append(f"{where} has role {role}: give it one of {', '.join(SCALED_ROLES)}.")
+        sizes = [int(group[size]) for size in ("min", "desired", "max")]
+        if sorted(sizes) != sizes:
+            found.append(
+                f"{where} has min {sizes[0]}, desired {sizes[1]}, max {sizes[2]}:"
+                " none may be larger than the next."
+            )
+        if role != WORKER_ROLE and {"queues", "scaling"} & {*group}:
+            found.append(f"{where} has queues or scaling: only groups of workers have these.")
+        if group.get("scaling", SCALINGS[0]) not in SCALINGS:
+            found.append(
+                f"{where} has scaling {group['scaling']}: give it one of {', '.join(SCALINGS)}."
+            )
+    return found
+
+
+def takers(
+    groups: Mapping[str, Mapping[str, Any]], queues: Collection[str]
+) -> dict[str, Collection[str]]:
+    """Return what each worker group that may have machines takes tasks from.
+
+    Those without queues of their own take from `queues`.
+    """
+    return {
+        name: group.get("queues", queues)
+        for name, group in groups.items()
+        if role_of(name, group) == WORKER_ROLE and int(group["max"])
+    }
+
+
+def misplaced_queues(taken: Mapping[str, Collection[str]], browser: bool, slots: int) -> list[str]:
+    """Return what is wrong with who takes tasks from which queues.
+
+    `taken` holds the queues of each worker group or machine, `browser` tells whether workers have
+    Chromium, `slots` is how many tasks each of them runs at a time.
+    """
+    found = []
+    for name, queues in taken.items():
+        if unknown := [queue for queue in queues if queue not in QUEUES]:
+            found.append(
+                f"{name} takes tasks from {' and '.join(unknown)}, which nothing is sent to: the"
+                f" queues are {', '.join(QUEUES)}."
+            )
+        rendered = [queue for queue in BROWSER_QUEUES if queue in queues]
+        if rendered and not browser:
+            found.append(
+                f"{name} takes tasks from {' and '.join(rendered)}, which need Chromium, and has"
+                " none: set superset_browser_enabled: true, or take them off its queues."
+            )
+        if rendered and slots < 2 and set(QUERY_QUEUES) & {*queues}:
+            found.append(
+                f"{name} takes queries and tasks from {' and '.join(rendered)}, one at a time, so"
+                " that a report holds up queries: raise celery_worker_concurrency to 2, or give"
+                " these queues to workers of their own."
+            )
+    needed = ("sql_lab", "default", *(BROWSER_QUEUES if browser else ()))
+    served = {queue for queues in taken.values() for queue in queues}
+    return found + [
+        f"no worker takes tasks from the queue {queue}: add it to celery_worker_queues, or to the"
+        " queues of a group in fleet_groups."
+        for queue in needed
+        if queue not in served
     ]
 
 

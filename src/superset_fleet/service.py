@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def tell(event: str, error: BaseException | None = None, **values: object) -> No
     """Write a line into the journal; values with blanks are quoted."""
     texts = {key: str(value) for key, value in values.items()}
     pairs = (
-        f"{key}={json.dumps(text) if ' ' in text or not text else text}"
+        f"{key}={json.dumps(text, ensure_ascii=False) if ' ' in text or not text else text}"
         for key, text in texts.items()
     )
     log.info("%s", " ".join([f"event={event}", *pairs]), exc_info=error)
@@ -47,3 +48,41 @@ def until_terminated() -> Callable[[float], bool]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     return lambda seconds: bool(select.select([reading], [], [], seconds)[0])
+
+
+def in_words(error: Exception) -> str:
+    """Return an error in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def repeat(
+    tick: Callable[[], None],
+    seconds: float,
+    ended: Callable[[float], bool],
+    outages: tuple[type[Exception], ...],
+    failed: Callable[[], None],
+) -> None:
+    """Do something every so many seconds until `ended`, which waits so long at most, says so.
+
+    Where it raises, that is told once and `failed` is called; of errors other than `outages` the
+    journal gets the trace, too.
+    """
+    notify("READY=1")
+    troubled = False
+    while True:
+        began = time.monotonic()
+        try:
+            tick()
+            if troubled:
+                tell("well")
+            troubled = False
+        except Exception as error:
+            failed()
+            if not troubled:  # once for each outage
+                unforeseen = None if isinstance(error, outages) else error
+                tell("trouble", unforeseen, reason=in_words(error))
+            troubled = True
+        if "WATCHDOG_USEC" in os.environ:
+            notify("WATCHDOG=1")
+        if ended(max(0.0, seconds - (time.monotonic() - began))):
+            return

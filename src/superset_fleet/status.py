@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import aws
+from . import scaling_report as scaling
 from .ansible import AnsibleFailed, run_module, template
 from .discovery import lifecycle_of
 from .text import columns
@@ -40,6 +41,9 @@ KNOWN = """{
                 if 'haproxy' in group_names else []}"""
 ROLES = ("haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres", "rabbitmq")
 
+
+COORDINATION = "{{ superset_facts.redis.coordination }}"
+SUPERSET_PYTHON = "/opt/superset/venv/bin/python"
 
 Line = tuple[bool, list[str]]  # of a table: whether all is well, and the cells
 
@@ -136,12 +140,11 @@ def ask_haproxy(host: Host) -> dict[str, Any]:
 
 
 def ask_workers() -> dict[str, Any]:
-    """Return workers and queues, as the module celery_workers does. Raises AnsibleFailed."""
-    options = {"redis": "{{ superset_facts.redis.coordination }}"}
-    python = "/opt/superset/venv/bin/python"
-    results = run_module("scheduler[0]", "celery_workers", options, python=python)
+    """Return what the module celery_workers does. Raises AnsibleFailed."""
+    options = {"redis": COORDINATION}
+    results = run_module("scheduler[0]", "celery_workers", options, python=SUPERSET_PYTHON)
     result = next(iter(results.values()))
-    return {"workers": result["workers"], "queues": result["queues"]}
+    return {key: result[key] for key in ("workers", "queues", "scaling")}
 
 
 # -- What they said, in one form ------------------------------------------------------------------
@@ -272,7 +275,7 @@ def gather(known: Inventory) -> dict[str, Any]:
     balancers = [host for host in known.hosts if host.statistics]
     no_cloud = {"groups": [], "instances": standing(known.hosts), "events": []}
     with ThreadPoolExecutor(max_workers=8) as pool:
-        workers = pool.submit(answer, ask_workers, {"workers": [], "queues": []})
+        workers = pool.submit(answer, ask_workers, {"workers": [], "queues": [], "scaling": None})
         balanced = {
             host.name: pool.submit(answer, functools.partial(ask_haproxy, host), None)
             for host in balancers
@@ -348,6 +351,7 @@ def working(workers: Sequence[Mapping[str, Any]], address: str) -> tuple[str, bo
 def screen(state: Mapping[str, Any]) -> str:
     """Return the state as tables; a line that needs a look begins with an exclamation mark."""
     where = state["environment"] or "no cloud"
+    groups = scaling.by_queue(state["scaling"]) if state["scaling"] else {}
     parts = [
         " ".join(filter(None, ["fleet", state["fleet"], f"({where})", state["at"]])),
         "\n".join(f"! not known: {gap}" for gap in state["gaps"]),
@@ -356,7 +360,11 @@ def screen(state: Mapping[str, Any]) -> str:
             ("INSTANCE", "ROLE", "STATE", "ADDRESS", "VERSION", "IMAGE", "SINCE", "WORK"),
             instance_lines(state),
         ),
-        table(("QUEUE", "WAITING", "WORKERS", "SLOTS"), map(queue_line, state["queues"])),
+        table(
+            ("QUEUE", "WAITING", "TAKEN", "WORKERS", "SLOTS", "GROUP", "DESIRED"),
+            (queue_line(queue, groups.get(queue["name"])) for queue in state["queues"]),
+        ),
+        scaling.shown(state["scaling"]) if state["scaling"] else "",
         table(("AT", "GROUP", "LAST EVENTS", "WHY"), map(event_line, state["events"])),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -400,10 +408,14 @@ def instance_lines(state: Mapping[str, Any]) -> Iterator[Line]:
         yield well and one["id"] not in old, [cell or "-" for cell in cells]
 
 
-def queue_line(queue: Mapping[str, Any]) -> Line:
-    """Return a queue, which is well when somebody takes its tasks."""
-    cells = [queue["name"], *(str(queue[key]) for key in ("waiting", "workers", "slots"))]
-    return bool(queue["workers"]), cells
+def queue_line(queue: Mapping[str, Any], group: Mapping[str, Any] | None) -> Line:
+    """Return a queue, which is well when somebody takes its tasks or would be started to.
+
+    `group` is the worker group whose matter it is, None where no scaler says so.
+    """
+    cells = [queue["name"], *(str(queue[key]) for key in ("waiting", "taken", "workers", "slots"))]
+    cells += [group["name"], str(group["desired"])] if group else ["-", "-"]
+    return bool(queue["workers"] or (group and not group["obstacle"])), cells
 
 
 def event_line(event: Mapping[str, Any]) -> Line:

@@ -18,7 +18,6 @@ import base64
 import binascii
 import functools
 import json
-import os
 import time
 import uuid
 from collections import defaultdict
@@ -31,15 +30,14 @@ import redis
 import sqlalchemy
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
-from kombu.transport.redis import Channel
-from redis.exceptions import LockError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from . import facts
+from . import broker, facts
 from .guard import rows
 from .guard.registry import BEAT_SECONDS, PREFIX, SILENT_SECONDS, Job, Queue, Registry, Run, Worker
 from .guard.tasks import first, job_name, query_id_of
-from .service import begin_journal, notify, tell, until_terminated
+from .leading import Lead
+from .service import begin_journal, in_words, repeat, tell, until_terminated
 
 TICK_SECONDS = 1.0
 # What was not looked at for so long was not seen without a break: this process, or the whole
@@ -48,18 +46,21 @@ BREAK_SECONDS = 3.0
 # A worker that was heard so lately lives: what ended is the process that ran the job.
 LIVELY_SECONDS = 2 * BEAT_SECONDS + TICK_SECONDS
 DECIDING_SECONDS = 1.0  # of one tick; what is left is decided in the next one
-LOCK_SECONDS = 6.0  # so long after the last sign of a leader another one leads
 SWEEP_SECONDS = 10.0  # between two looks into the broker, and at rows that nobody knows
 SWEEP_ROWS = 20_000  # the newest rows, of which a sweep reads the unfinished ones
 ROW_TIMEOUT = "200ms"  # of waiting for a run that writes its row at this moment
 SWEEP_TIMEOUT = "4s"  # of reading all unfinished rows, once, when leading begins
 UNKNOWN_PENDING_SECONDS = 30.0
 UNKNOWN_RUNNING_SECONDS = 60.0  # on top of the time limit
+# Nobody starts a worker any more when nobody has said so for this long, which is longer than a
+# scaler that was restarted needs. With WAKE_SECONDS that is half a minute after a scaler's death.
+UNSTARTED_SECONDS = 15.0
 SENDINGS = 3  # so often a job that never ran is sent, if --reruns does not allow more
 SCAN_MESSAGES = 200  # of a queue, read at once
 STREAMS = "async-events-", 1_000, 1_000_000  # Superset's defaults: prefix, lengths
 
 FORGET = "forget"  # the one decision that nobody needs to hear of
+WAITS = "waits"  # the one that changes nothing: it is said once
 OUTAGES = redis.RedisError, SQLAlchemyError, BrokerError
 
 
@@ -107,6 +108,9 @@ class Sight:
     absent: Set[str] = frozenset()
 
 
+UNKNOWN = Queue(0, None)  # a queue that nobody has looked at
+
+
 @dataclass(frozen=True)
 class Case:
     """What is to be judged of one job."""
@@ -125,6 +129,9 @@ class Case:
     orphan_seconds: float = 0.0
     queue_silent: bool = False  # no worker that lives takes from its queue
     queue_seen: float | None = None  # when one was seen last, None for never
+    queue: Queue = UNKNOWN  # with what the scaler says of it
+    unstarted_seconds: float = 0.0  # for how long nobody has said that he starts a worker for it
+    waited_seconds: float = 0.0  # since it was sent, and since a worker was seen, by Redis
 
     @property
     def host(self) -> str:
@@ -184,18 +191,18 @@ def cases(sight: Sight, observed: Observed) -> Iterator[Case]:
             row = sight.rows.get(query_id) or rows.Row("", None)
             if run and run.token != str(row.token):
                 run = None  # of an earlier run
+        # What a dead worker had before the job was sent again does not count.
+        claiming = [each for each in held.get(name, []) if sight.workers[each].last_beat > job.at]
         if row.status == "running":
-            owners = [run.worker] if run else held.get(name, [])
+            alive = [each for each in held.get(name, []) if silent[each] < SILENT_SECONDS]
+            owners = [run.worker] if run else alive or claiming
             having = [
                 each
                 for each in owners
                 if each in sight.workers and name in sight.workers[each].active
             ]
         else:
-            # What a dead worker had before the job was sent again does not count.
-            owners = having = [
-                each for each in held.get(name, []) if sight.workers[each].last_beat > job.at
-            ]
+            owners = having = claiming
         if having:
             orphan = min(silent[each] for each in having)
         elif row.status == "running" or name in sight.absent:
@@ -203,7 +210,10 @@ def cases(sight: Sight, observed: Observed) -> Iterator[Case]:
         else:
             orphan = 0.0
         owner = owners[0] if owners else ""
-        since = sight.queues[job.queue].silent_seconds if job.queue in sight.queues else None
+        queue = sight.queues.get(job.queue, UNKNOWN)
+        since = queue.silent_seconds
+        seen = None if since is None else sight.now - since
+        unstarted = 0.0 if queue.starts else observed.seconds(("unstarted", job.queue), None)
         worker = sight.workers.get(owner)
         yield Case(
             name=name,
@@ -218,7 +228,10 @@ def cases(sight: Sight, observed: Observed) -> Iterator[Case]:
             held=bool(having) and orphan < SILENT_SECONDS,
             orphan_seconds=orphan,
             queue_silent=queue_silent[job.queue] >= SILENT_SECONDS,
-            queue_seen=None if since is None else sight.now - since,
+            queue_seen=seen,
+            queue=queue,
+            unstarted_seconds=unstarted,
+            waited_seconds=sight.now - max(job.at, seen or 0.0),
         )
 
 
@@ -255,6 +268,12 @@ class Limits:
 
     time_limit_seconds: float  # the hard limit of a query's task
     reruns: int  # how often a query is run again whose worker died
+    wake_timeout_seconds: float = 0.0  # of waiting for a worker to be started; 0: for none
+
+    @property
+    def wakes(self) -> bool:
+        """Whether queries wait for workers that are started."""
+        return self.wake_timeout_seconds > 0
 
 
 @dataclass(frozen=True)
@@ -270,6 +289,15 @@ def clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
+def served(case: Case, limits: Limits) -> bool:
+    """Return whether a worker takes from a job's queue, or one is started that will.
+
+    The latter for some seconds more than the scaler says so: one may follow on another.
+    """
+    starts = limits.wakes and case.unstarted_seconds < UNSTARTED_SECONDS
+    return starts or not case.queue_silent
+
+
 def judge(case: Case, limits: Limits) -> Decision | None:
     """Return what is to be done about a job, None to let it be."""
     if case.status not in rows.UNFINISHED:
@@ -277,10 +305,12 @@ def judge(case: Case, limits: Limits) -> Decision | None:
     if case.held:
         return None
     if case.status == "pending":
-        if case.queue_silent:
-            return Decision("failed_no_worker", no_worker(case))
+        if not served(case, limits):
+            return Decision("failed_no_worker", no_worker(case, limits))
+        if case.queue_silent and case.waited_seconds >= limits.wake_timeout_seconds:
+            return Decision("failed_not_woken", not_woken(case))
         if case.orphan_seconds < SILENT_SECONDS:
-            return None
+            return waits(case, limits)
         if case.job.attempt < max(SENDINGS, limits.reruns + 1):
             return Decision("resent", "No worker has it and it is in no queue; it has not run.")
         return Decision("failed_lost", lost(case))
@@ -288,9 +318,25 @@ def judge(case: Case, limits: Limits) -> Decision | None:
         return None
     if case.process_only and case.ran_seconds >= limits.time_limit_seconds:
         return Decision("failed_time_limit", too_slow(case, limits))
-    if case.read_only and not case.queue_silent and case.job.attempt <= limits.reruns:
+    if case.read_only and served(case, limits) and case.job.attempt <= limits.reruns:
         return Decision("rerun", f"{died(case)}. It changes nothing, so it is run again.")
-    return Decision("failed_worker_died", worker_died(case))
+    return Decision("failed_worker_died", worker_died(case, limits))
+
+
+def waits(case: Case, limits: Limits) -> Decision | None:
+    """Return what is said of a query for which a worker is being started, None as long as none is.
+
+    SQL Lab shows it until the query runs or ends, so it says nothing that is not true then. It
+    decides nothing, so it does not wait until the queue was seen to be silent.
+    """
+    wake = case.queue.wake
+    if not limits.wakes or case.queue.workers or wake is None or wake.state != "starting":
+        return None
+    return Decision(
+        WAITS,
+        f"No worker was running, so one was asked for at {clock(wake.since)}; this query waits "
+        f"for it. It fails if none has come within {limits.wake_timeout_seconds:.0f} seconds.",
+    )
 
 
 def judge_unknown(
@@ -343,14 +389,39 @@ def not_run(case: Case) -> str:
     return "was not run again; nothing was changed by it"
 
 
-def no_worker(case: Case) -> str:
-    """Return what a user is told whose query no worker will take."""
+def last_seen(case: Case) -> str:
+    """Return when a job's queue had a worker."""
     if case.queue_seen is None:
-        since = "none was ever seen"
-    else:
-        since = f"the last one was seen at {clock(case.queue_seen)}"
+        return "none was ever seen"
+    return f"the last one was seen at {clock(case.queue_seen)}"
+
+
+def no_worker(case: Case, limits: Limits) -> str:
+    """Return what a user is told whose query no worker will take."""
     return (
-        f"No worker takes queries from the queue '{case.job.queue}' ({since}), so this one "
+        f"No worker takes queries from the queue '{case.job.queue}' ({last_seen(case)})"
+        f"{not_started(case, limits)}, so this one {not_run(case)}. Run it again when a worker is "
+        f"back {ADMINISTRATOR}."
+    )
+
+
+def not_started(case: Case, limits: Limits) -> str:
+    """Return why none is started where queries wait for that, and '' where they do not."""
+    return f", and none is started ({case.queue.not_started})" if limits.wakes else ""
+
+
+def not_woken(case: Case) -> str:
+    """Return what a user is told whose query has waited long enough for a worker."""
+    wake = case.queue.wake
+    if wake is None or wake.state == "cannot":
+        said = f"none is started by now: {case.queue.not_started}"
+    elif wake.state == "starting":
+        said = f"one was asked for at {clock(wake.since)}: {wake.why}"
+    else:
+        said = f"none was asked for: {wake.why}"
+    return (
+        f"No worker has taken queries from the queue '{case.job.queue}' within "
+        f"{case.waited_seconds:.0f} seconds ({last_seen(case)}; {said}), so this one "
         f"{not_run(case)}. Run it again when a worker is back {ADMINISTRATOR}."
     )
 
@@ -375,14 +446,15 @@ def died(case: Case) -> str:
     return f"The worker {case.host}{' ' * bool(case.host)}that ran this query stopped{heard}"
 
 
-def worker_died(case: Case) -> str:
+def worker_died(case: Case, limits: Limits) -> str:
     """Return what a user is told whose query is not run again."""
     if not case.read_only:
         return f"{died(case)}. {UNKNOWN_OUTCOME}"
-    if case.queue_silent:
+    if not served(case, limits):
         return (
-            f"{died(case)}, and no other worker takes from the queue '{case.job.queue}'. Nothing "
-            f"was changed by it; run it again when a worker is back {ADMINISTRATOR}."
+            f"{died(case)}, and no other worker takes from the queue '{case.job.queue}'"
+            f"{not_started(case, limits)}. Nothing was changed by it; run it again when a worker "
+            f"is back {ADMINISTRATOR}."
         )
     return (
         f"{died(case)}. This was attempt {case.job.attempt}, and no other one is made by itself. "
@@ -418,9 +490,7 @@ class Broker:
         """
         if self._redis is None:
             return None
-        # One list for each priority; that of the first one has the queue's own name.
-        priorities = [f"{Channel.sep}{step}" if step else "" for step in Channel.priority_steps]
-        lists = [f"{queue}{priority}" for queue in queues for priority in priorities]
+        lists = [each for queue in queues for each in broker.lists(queue)]
         return {name for each in lists for text in self._messages(each) if (name := job_of(text))}
 
     def _messages(self, name: str) -> Iterator[bytes]:
@@ -476,13 +546,17 @@ class Watchdog:
                 "tcp_user_timeout": 5000,  # milliseconds
             },
         )
-        name = f"{PREFIX}leader"
-        self._lock = registry.redis.lock(name, timeout=LOCK_SECONDS, blocking=False)
-        self._leads = self._troubled = False
+        self._lead = Lead(registry.redis, f"{PREFIX}leader", self._begin)
         self._absent: Set[str] = frozenset()  # of the last look into the broker
         self._swept: float | None = None  # when, by this process' clock
         self._unfinished: Set[int] = frozenset()  # rows that were so at the last sweep
         self._hopeless: set[str] = set()  # jobs that nothing can be done about
+        self._noted: dict[str, tuple[int, str]] = {}  # what was said of jobs, at which attempt
+
+    def _begin(self) -> None:
+        """Begin to lead."""
+        self._swept = None
+        self._restart()
 
     def _restart(self) -> None:
         """Trust nothing that was observed up to now."""
@@ -491,25 +565,8 @@ class Watchdog:
 
     def run(self, ended: Callable[[float], bool]) -> None:
         """Tick until `ended`, which waits so many seconds at most, says so; then step down."""
-        notify("READY=1")
-        while True:
-            began = time.monotonic()
-            try:
-                self.tick()
-                if self._troubled:
-                    tell("well")
-                self._troubled = False
-            except Exception as error:
-                self._restart()
-                if not self._troubled:  # once for each outage
-                    unforeseen = None if isinstance(error, OUTAGES) else error
-                    tell("trouble", unforeseen, reason=in_words(error))
-                self._troubled = True
-            if "WATCHDOG_USEC" in os.environ:
-                notify("WATCHDOG=1")
-            if ended(max(0.0, TICK_SECONDS - (time.monotonic() - began))):
-                break
-        self.step_down()
+        repeat(self.tick, TICK_SECONDS, ended, OUTAGES, self._restart)
+        self._lead.leave()
 
     def tick(self) -> None:
         """Look, judge and act, if this is the one that leads.
@@ -517,9 +574,10 @@ class Watchdog:
         Raises RedisError, SQLAlchemyError or kombu's OperationalError where something cannot be
         asked.
         """
-        if not self.lead():
+        if not self._lead.take():
             return
         sight = self._look()
+        self._noted = {name: self._noted[name] for name in self._noted.keys() & sight.jobs.keys()}
         judged = [(case, judge(case, self._limits)) for case in cases(sight, self._observed)]
         deadline = time.monotonic() + DECIDING_SECONDS
         for case, decision in judged:
@@ -537,31 +595,6 @@ class Watchdog:
             unfinished = self._read_unfinished(everything=self._swept is None)
             self._swept = time.monotonic()
             self._sweep(sight, [case for case, _ in judged], unfinished)
-
-    # -- Leading ----------------------------------------------------------------------------------
-    def lead(self) -> bool:
-        """Return whether this process leads, trying to if nobody does."""
-        if self._leads:
-            try:
-                self._lock.reacquire()
-                return True
-            except LockError:
-                self._leads = False
-                tell("follows")
-        if self._lock.acquire():
-            self._leads, self._swept = True, None
-            self._restart()
-            tell("leads")
-        return self._leads
-
-    def step_down(self) -> None:
-        """Let another one lead at once."""
-        if self._leads:
-            self._leads = False
-            try:
-                self._lock.release()
-            except (LockError, redis.RedisError) as error:
-                tell("not_released", reason=repr(error))
 
     # -- Looking ----------------------------------------------------------------------------------
     def _look(self) -> Sight:
@@ -598,6 +631,8 @@ class Watchdog:
         if decision.event == FORGET:
             self._registry.forget(case.name)
             return decision
+        if decision.event == WAITS:
+            return decision if self._note(case, decision.reason) else None
         if decision.event in ("rerun", "resent"):
             message = self._registry.message(case.name)
             if message is not None:
@@ -617,6 +652,18 @@ class Watchdog:
             # A run is writing its row, and will be through when we look again.
             tell("locked", job=query_name(query_id))
             return False
+
+    def _note(self, case: Case, message: str) -> bool:
+        """Let SQL Lab show what a query waits for; False where it does."""
+        noted, query_id = (case.job.attempt, message), query_id_of(case.name)
+        if self._noted.get(case.name) == noted:
+            return False
+        if query_id is not None:
+            seen = rows.Row(case.status, case.token)
+            if not self._change(query_id, lambda it: rows.note(it, query_id, message, seen)):
+                return False
+        self._noted[case.name] = noted
+        return True
 
     def _send_again(self, case: Case, message: Mapping[str, Any]) -> bool:
         """Put a job into its queue once more; False where it has been taken or finished.
@@ -728,11 +775,6 @@ class Watchdog:
 
 
 # -- The process ----------------------------------------------------------------------------------
-def in_words(error: Exception) -> str:
-    """Return an error in one line."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
 def main() -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -750,6 +792,13 @@ def main() -> None:
         metavar="N",
         help="how often a query that changes nothing is run again when its worker died",
     )
+    parser.add_argument(
+        "--wake-timeout",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="how long a query waits for a worker that the scaler starts; 0: for none",
+    )
     options = parser.parse_args()
     begin_journal()
     known = facts.load()
@@ -758,7 +807,7 @@ def main() -> None:
         Registry(facts.redis_url(coordination, facts.GUARD), timeout_seconds=2),
         facts.database_url(known["database"]),
         facts.redis_url(coordination, facts.BROKER),
-        Limits(options.time_limit, options.reruns),
+        Limits(options.time_limit, options.reruns, options.wake_timeout),
     )
     watchdog.run(until_terminated())
 

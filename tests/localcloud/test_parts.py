@@ -27,7 +27,7 @@ IDENTITY = Identity(
     launched="2026-01-01T00:00:00Z",
     public_key="ssh-ed25519 AAAA",
     user_data=base64.b64encode(b"#!/bin/sh\n").decode(),
-    tags={"role": "redis"},
+    tags={"role": "redis", "queues": "sql_lab charts", "aws:autoscaling:groupName": "workers"},
 )
 
 

@@ -5,6 +5,8 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import redis
@@ -12,7 +14,14 @@ import redis
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a Redis that lives as long as the tests: Debian's, from the package redis-tools."""
+    """URL of a Redis that lives as long as the tests."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as (url, _):
+        yield url
+
+
+@contextmanager
+def redis_server(directory: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run a Redis: Debian's, from the package redis-tools."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -20,7 +29,6 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program = shutil.which("redis-server") or shutil.which("redis-check-rdb")
     assert program, "install the package redis-tools"
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    directory = tmp_path_factory.mktemp("redis")
     with subprocess.Popen(
         ["redis-server", *options],
         executable=program,
@@ -30,7 +38,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         url = f"redis://127.0.0.1:{port}/0"
         try:
             wait_for(url)
-            yield url
+            yield url, server
         finally:
             server.terminate()
 

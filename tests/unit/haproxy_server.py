@@ -133,7 +133,8 @@ def configuration(**inputs: Any) -> str:
         "haproxy_certificate": "",
         "haproxy_server_timeout_seconds": 20,
         "haproxy_keepalive_seconds": 60,
-        "haproxy_stats_address": "127.0.0.1",
+        "haproxy_private_address": "127.0.0.1",
+        "haproxy_workers_port": 8090,
         "haproxy_stats_port": 8404,
         "haproxy_server_options": OPTIONS,
     }
@@ -159,7 +160,7 @@ class Balancer:
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.port = directory, free_port()
-        self.private_port, self.fleetd_port = free_port(), free_port()
+        self.private_port, self.workers_port, self.fleetd_port = (free_port() for _ in range(3))
         self.socket = str(directory / "admin.sock")
         self.api = HAProxy(self.socket, BACKEND)
         self.servers_file = directory / "servers.cfg"
@@ -180,7 +181,9 @@ class Balancer:
             "".join(f"    server {name} {address}\n" for name, address in servers.items())
         )
         text = configuration(
-            haproxy_stats_port=self.private_port, haproxy_fleetd_port=self.fleetd_port
+            haproxy_stats_port=self.private_port,
+            haproxy_workers_port=self.workers_port,
+            haproxy_fleetd_port=self.fleetd_port,
         )
         text = re.sub(r"^    (log|chroot|user|group) /?\w.*\n", "", text, flags=re.MULTILINE)
         text = re.sub(r"^    log global\n", "", text, flags=re.MULTILINE)

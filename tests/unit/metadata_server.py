@@ -46,7 +46,11 @@ def serve() -> Iterator[Imds]:
         launched="2026-01-01T00:00:00Z",
         role="web",
         lifecycle_state="InService",
-        tags={"fleet": "superset", "role": "superset_web"},
+        tags={
+            "fleet": "superset",
+            "role": "superset_web",
+            "aws:autoscaling:groupName": "superset-superset_web",
+        },
     )
     service = Metadata(lambda _: imds.identity)
     server = make_server("127.0.0.1", 0, service, threaded=True, request_handler=Quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -22,6 +23,10 @@ from superset_fleet.agent import Agent
 from superset_fleet.instance import Metadata
 
 COMPLETE, BEAT = "CompleteLifecycleAction", "RecordLifecycleActionHeartbeat"
+UNITS = {
+    "superset_web": ["superset-web", "fleet-agent"],
+    "celery_worker": ["celery-worker", "fleet-agent"],
+}
 Answer = Callable[[], Reply]
 
 
@@ -31,6 +36,8 @@ class Machine:
     def __init__(self, directory: Path, imds: Imds, aws: Aws) -> None:
         self.directory, self.imds, self.aws = directory, imds, aws
         self.config = aws.write_config(directory / "aws.ini")
+        self.units = directory / "units.json"
+        self.units.write_text(json.dumps(UNITS))
         self.bin = directory / "bin"
         self.bin.mkdir()
         self.calls: list[tuple[str, dict[str, str]]] = []
@@ -85,7 +92,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 
 @pytest.fixture
 def agent(machine: Machine) -> Agent:
-    return Agent(Metadata(), "superset-web.service", machine.config)
+    return Agent(Metadata(), machine.units, machine.config)
 
 
 def work_until(agent: Agent, condition: Callable[[], object], what: str) -> None:
@@ -100,7 +107,7 @@ def leave(agent: Agent, machine: Machine) -> None:
     """Be told to leave, and begin with it."""
     machine.imds.say(lifecycle_state="Terminated")
     work_until(agent, lambda: machine.orders, "the unit is stopped")
-    assert machine.orders == ["stop superset-web.service"]
+    assert machine.orders == ["stop superset-web"]
 
 
 @pytest.mark.parametrize("state", ["InService", "Standby", ""])
@@ -128,7 +135,22 @@ def test_a_machine_leaves_when_its_unit_has_stopped_and_not_before(
     assert given["LifecycleHookName"] == "leave"
     assert given["InstanceId"] == "i-1"
     assert given["LifecycleActionResult"] == "CONTINUE"
-    assert machine.orders == ["stop superset-web.service"]
+    assert machine.orders == ["stop superset-web"]
+
+
+def test_a_worker_leaves_its_own_group_when_its_own_unit_has_stopped(
+    agent: Agent, machine: Machine
+) -> None:
+    group = "superset-celery_worker_reports"
+    machine.imds.say(
+        lifecycle_state="Terminated",
+        tags={"fleet": "superset", "role": "celery_worker", "aws:autoscaling:groupName": group},
+    )
+    machine.may_stop()
+    work_until(agent, lambda: agent.left, "it has left")
+    assert machine.orders == ["stop celery-worker"]
+    ((_, given),) = machine.calls
+    assert given["AutoScalingGroupName"] == group
 
 
 def test_a_stop_that_takes_long_is_told_by_heartbeats(
@@ -167,7 +189,7 @@ def test_an_api_that_fails_is_asked_until_it_answers(
     machine.aws.reply = machine.accept
     work_until(agent, lambda: agent.left, "it has left")
     assert caplog.text.count("event=trouble") == 1
-    assert machine.orders == ["stop superset-web.service"]
+    assert machine.orders == ["stop superset-web"]
 
 
 def test_a_metadata_service_that_is_lost_changes_nothing(
@@ -175,7 +197,7 @@ def test_a_metadata_service_that_is_lost_changes_nothing(
 ) -> None:
     with metadata_server.serve() as lost:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", lost.url)
-        agent = Agent(Metadata(), "superset-web.service", machine.config)
+        agent = Agent(Metadata(), machine.units, machine.config)
         agent.step()
     agent.step()
     assert (machine.orders, agent.doing) == ([], "stays")
@@ -188,14 +210,14 @@ def test_a_machine_goes_all_the_same_when_systemd_does_not_know_its_unit(
     machine.systemctl('echo "Unit superset-web.service not loaded." >&2; exit 5')
     leave(agent, machine)
     work_until(agent, lambda: agent.left, "it has left")
-    assert 'event=not_stopped unit=superset-web.service reason="Unit superset' in caplog.text
+    assert 'event=not_stopped reason="Unit superset' in caplog.text
 
 
 def test_an_agent_that_is_ended_halfway_is_followed_by_one_that_goes_on(
     agent: Agent, machine: Machine
 ) -> None:
     leave(agent, machine)
-    another = Agent(Metadata(), "superset-web.service", machine.config)
+    another = Agent(Metadata(), machine.units, machine.config)
     work_until(another, lambda: len(machine.orders) == 2, "the unit is stopped, once more")
     machine.may_stop()
     work_until(another, lambda: another.left, "it has left")
@@ -208,7 +230,7 @@ def test_the_service_says_how_it_is_and_ends_when_told(machine: Machine, tmp_pat
         systemd.settimeout(30)
         command = [sys.executable, "-m", "superset_fleet.agent"]
         service = subprocess.Popen(
-            [*command, "--unit", "superset-web.service", "--config", str(machine.config)],
+            [*command, "--units", str(machine.units), "--config", str(machine.config)],
             env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")},
             stderr=subprocess.PIPE,
             text=True,
@@ -223,7 +245,7 @@ def test_the_service_says_how_it_is_and_ends_when_told(machine: Machine, tmp_pat
         _, told = service.communicate(timeout=30)
     assert service.returncode == 0
     assert told.splitlines() == [
-        "event=leaves unit=superset-web.service",
-        "event=stopped unit=superset-web.service",
+        "event=leaves units=superset-web",
+        "event=stopped",
         "event=left",
     ]

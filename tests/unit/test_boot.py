@@ -38,6 +38,7 @@ class Machine:
     def __init__(self, directory: Path, imds: Imds, aws: Aws) -> None:
         self.directory, self.imds, self.aws = directory, imds, aws
         self.facts, self.config = directory / "facts.json", directory / "aws.ini"
+        self.env = directory / "machine.env"
         self.broken = directory / "broken"
         (directory / "units.json").write_text(json.dumps(UNITS))
         systemctl = directory / "bin" / "systemctl"
@@ -64,6 +65,7 @@ class Machine:
 
     def start(self) -> subprocess.Popen[str]:
         options = ["--units", "units.json", "--config", "aws.ini", "--facts", "facts.json"]
+        options += ["--machine", "machine.env"]
         keep = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return subprocess.Popen(
             [sys.executable, "-m", "superset_fleet.boot", *options],
@@ -134,6 +136,25 @@ def test_a_machine_of_another_role_gets_that_role_s(machine: Machine) -> None:
     machine.imds.say(tags={"fleet": "superset", "role": "celery_worker"})
     machine.store(name="/superset-fleet/superset/facts/celery_worker")
     machine.boot()
+    assert machine.orders[-1] == "restart celery-worker"
+
+
+def test_a_machine_writes_down_for_its_units_which_one_it_is(machine: Machine) -> None:
+    machine.store()
+    machine.boot()
+    group = "superset-superset_web"
+    assert machine.env.read_text() == f"FLEET_INSTANCE=i-1\nFLEET_GROUP={group}\n"
+
+
+def test_workers_of_a_group_with_queues_of_its_own_are_restarted_with_these(
+    machine: Machine,
+) -> None:
+    machine.imds.say(tags={"fleet": "superset", "role": "celery_worker"})
+    machine.store(name="/superset-fleet/superset/facts/celery_worker")
+    machine.boot()
+    machine.imds.say(tags={**machine.imds.identity.tags, "queues": "sql_lab charts"})
+    machine.boot()
+    assert "\nCELERY_WORKER_QUEUES=sql_lab,charts\n" in machine.env.read_text()
     assert machine.orders[-1] == "restart celery-worker"
 
 
@@ -265,7 +286,7 @@ def test_a_hundred_machines_that_boot_together_share_the_api(aws: Aws, tmp_path:
     session = fleet_aws.patient(aws.write_config(tmp_path / "aws.ini"))
     stores = [fleet_aws.client(session, "ssm", REGION) for _ in range(100)]
     throttle = aws.reply = Throttle(40)
-    me = Identity("i-1", REGION, "superset", "superset_web")
+    me = Identity("i-1", REGION, "superset", "superset_web", "superset-superset_web", [])
     ready = threading.Barrier(len(stores))
 
     def boot(store: Any) -> str:

@@ -51,6 +51,7 @@ def test_workers_say_what_they_take_and_run(registry: Registry, broker: Any) -> 
         "queues": ["sql_lab", "charts"],
         "slots": 2,
         "tasks": 3,
+        "taken": {},
         "draining": False,
         "since": "1970-01-01T00:00:01Z",
         "silent": False,
@@ -62,11 +63,24 @@ def test_queues_count_what_waits_in_every_priority(registry: Registry, broker: A
     registry.beat("worker@vm-2#1", OTHER)
     broker.rpush("sql_lab", "a", "b")
     broker.rpush("sql_lab\x06\x169", "c")
+    registry.beat("worker@vm-2#1", replace(OTHER, taken={"sql_lab": 2}))
     charts, sql_lab = celery_workers.look(registry, broker, [])["queues"]
     assert [charts["name"], charts["workers"], charts["slots"], charts["waiting"]] == [
         *("charts", 2, 4, 0)
     ]
-    assert [sql_lab["name"], sql_lab["waiting"]] == ["sql_lab", 3]
+    assert [sql_lab[key] for key in ("name", "waiting", "taken")] == ["sql_lab", 3, 2]
+
+
+def test_what_the_scaler_said_last_is_told_with_who_holds_it(
+    registry: Registry, broker: Any
+) -> None:
+    none = celery_workers.look(registry, broker, [])["scaling"]
+    assert (none["scaler"], none["silent_seconds"], none["hold"]) == ("", None, None)
+    registry.report({"scaler": "vm-3", "trouble": "", "starts": [], "groups": []})
+    registry.hold("upgrade")
+    said = celery_workers.look(registry, broker, [])["scaling"]
+    assert (said["scaler"], said["hold"]["reason"]) == ("vm-3", "upgrade")
+    assert said["silent_seconds"] < 5
 
 
 def test_draining_and_silent_workers_are_shown_and_do_not_count(

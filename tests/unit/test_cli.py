@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from haproxy_server import Balancer, Web, balancer, until
 
-from superset_fleet.cli import in_words, members, runs, tables
-from superset_fleet.status import Host, ask_haproxy
+from superset_fleet import cli
+from superset_fleet.cli import in_words, members, runs, tables, worker_in_words
+from superset_fleet.status import Host, Inventory, ask_haproxy
 
 WORKER: dict[str, Any] = {
     "name": "worker@vm-1#1a2b3c4d",
@@ -121,3 +122,90 @@ def test_a_server_is_idle_only_after_its_last_request(tmp_path: Path) -> None:
 
 def test_a_server_that_haproxy_does_not_have_serves_nothing() -> None:
     assert in_words(None) == "serves nothing"
+
+
+# -- What a worker does for who drains it ---------------------------------------------------------
+ON_VM_1 = WORKER | {"host": "vm-1"}
+DRAINS = ON_VM_1 | {"draining": True}
+SILENT = ON_VM_1 | {"silent": True, "tasks": 1}
+
+
+@pytest.mark.parametrize(
+    ("workers", "words"),
+    [
+        ([ON_VM_1], "takes tasks"),
+        ([DRAINS | {"tasks": 2}], "takes no more tasks, 2 not over yet"),
+        ([DRAINS], "runs nothing"),
+        ([SILENT], "runs nothing"),
+        ([SILENT, ON_VM_1], "takes tasks"),
+        ([], "runs nothing"),
+        ([ON_VM_1 | {"host": "vm-2"}], "runs nothing"),
+    ],
+)
+def test_a_worker_is_drained_when_it_takes_nothing_and_what_it_ran_is_over(
+    workers: list[dict[str, Any]], words: str
+) -> None:
+    assert worker_in_words(workers, "vm-1") == words
+
+
+class Fleet:
+    """A fleet with a worker on `vm-1`; what is told to its machine is in `marked`."""
+
+    def __init__(self, guarded: bool = True) -> None:
+        self.marked: list[Any] = []
+        self.workers = [ON_VM_1]
+        self.guarded = guarded
+
+    def inventory(self) -> Inventory:
+        roles = {"vm-1": "celery_worker", "vm-2": "scheduler"}
+        hosts = [Host(name, "10.0.0.1", [role], []) for name, role in roles.items()]
+        return Inventory(hosts, "superset", "", "", "")
+
+    def facts(self, *names: str) -> dict[str, Any]:
+        return {"superset_guard_enabled": self.guarded, "celery_worker_stop_timeout_seconds": 60}
+
+    def run_module(self, host: str, module: str, told: dict[str, Any], **_: Any) -> Any:
+        if module == "ansible.builtin.command":
+            return {host: {"stdout": "vm-1"}}
+        self.marked.append(told)
+        self.workers = [DRAINS] if told["state"] == "touch" else [ON_VM_1]
+        return {}
+
+    def ask_workers(self) -> dict[str, Any]:
+        return {"workers": self.workers, "queues": []}
+
+
+@pytest.fixture
+def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    fleet = Fleet()
+    for name in ("inventory", "facts", "run_module", "ask_workers"):
+        monkeypatch.setattr(cli, name, getattr(fleet, name))
+    return fleet
+
+
+def test_a_worker_is_drained_by_a_file_and_takes_tasks_again_without_it(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["drain", "vm-1"])
+    cli.main(["drain", "--undo", "vm-1"])
+    path = "/run/celery-worker/draining"
+    assert fleet.marked == [
+        {"path": path, "state": "touch"},
+        {"path": path, "state": "absent"},
+    ]
+    assert capsys.readouterr().out.splitlines() == [
+        "vm-1: its worker runs nothing",
+        "vm-1: its worker takes tasks",
+    ]
+
+
+def test_a_machine_that_takes_no_work_cannot_be_drained(fleet: Fleet) -> None:
+    with pytest.raises(SystemExit, match=r"vm-2 is no machine of .* these are: vm-1"):
+        cli.main(["drain", "vm-2"])
+
+
+def test_without_the_guard_it_is_said_what_to_do_instead(fleet: Fleet) -> None:
+    fleet.guarded = False
+    with pytest.raises(SystemExit, match="On vm-1, systemctl stop celery-worker lets it end"):
+        cli.main(["drain", "vm-1"])
+    assert fleet.marked == []

@@ -106,7 +106,7 @@ def test_the_services_of_the_fleet_are_what_its_package_is_stamped_with() -> Non
     """A change of these files installs them anew; of anything that they import, too."""
     package = ROOT / "src" / "superset_fleet"
     known = stamped("fleet_package", "__fleet_package_files")
-    services = {package / f"{name}.py" for name in ("agent", "boot", "fleetd")}
+    services = {package / f"{name}.py" for name in ("agent", "boot", "fleetd", "scaler")}
     assert services | set((package / "models").rglob("*.json")) <= known
     assert imported(known) <= known
 

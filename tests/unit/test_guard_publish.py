@@ -1,12 +1,13 @@
 """What the publish guard says, and by which names it knows jobs."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from celery import Celery
 
 from superset_fleet.guard import publish
-from superset_fleet.guard.registry import Queue, Registry, Worker
+from superset_fleet.guard.registry import Queue, Registry, Wake, Worker
 from superset_fleet.guard.setup import Guard
 from superset_fleet.guard.tasks import job_name, query_id_of
 
@@ -44,10 +45,22 @@ def test_only_a_query_s_job_is_about_a_row() -> None:
 def test_a_refusal_names_the_queue_and_since_when_it_has_no_worker(
     seconds: float | None, words: str
 ) -> None:
-    message = publish.no_worker("sql_lab", Queue(0, seconds))
+    message = publish.no_worker("sql_lab", Queue(0, seconds), wake=False)
     assert "'sql_lab'" in message
     assert words in message
     assert "Run it again" in message
+    assert "started (" not in message
+
+
+@pytest.mark.parametrize(
+    ("wake", "words"),
+    [
+        (None, "none is started (the scaler, which would start one, is silent)"),
+        (Wake("g", "cannot", why="its largest size is 0"), "started (its largest size is 0)"),
+    ],
+)
+def test_a_refusal_says_why_no_worker_is_started(wake: Wake | None, words: str) -> None:
+    assert words in publish.no_worker("sql_lab", Queue(0, 42.4, wake), wake=True)
 
 
 def nothing(*_: object) -> None:
@@ -107,6 +120,19 @@ def test_what_no_worker_takes_is_refused_and_does_not_reach_the_broker(redis_url
         with pytest.raises(publish.Refused, match="none was ever seen"):
             guarded(guard, redis_url).delay(17, "select 1")
     assert guard.registry.redis.llen("sql_lab") == 0
+
+
+@pytest.mark.parametrize(("wake", "sent"), [(False, 0), (True, 1)])
+def test_what_no_worker_takes_yet_is_sent_where_it_may_wait_for_one(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, wake: bool, sent: int
+) -> None:
+    monkeypatch.setattr("superset_fleet.guard.registry.REDIS_START_SECONDS", -1)
+    guard = Guard(redis_url, wake=wake)
+    guard.registry.redis.flushall()
+    guard.registry.wakes({"sql_lab": Wake("fleet-celery_worker", "ready")})
+    with nullcontext() if wake else pytest.raises(publish.Refused):
+        guarded(guard, redis_url).delay(17, "select 1")
+    assert guard.registry.redis.llen("sql_lab") == len(guard.registry.jobs()) == sent
 
 
 def test_a_task_is_sent_as_ever_where_the_registry_does_not_answer(redis_url: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from superset_fleet.guard import registry as guard
-from superset_fleet.guard.registry import Job, Queue, Registry, Run, Worker
+from superset_fleet.guard.registry import Job, Queue, Registry, Run, Wake, Worker
 
 WORKER = Worker(host="vm", pid=1, queues=["sql_lab", "charts"], slots=2)
 JOB = Job(task="sql_lab.get_sql_results", task_id="t", queue="sql_lab")
@@ -159,3 +159,61 @@ def test_decisions_are_counted(registry: Registry) -> None:
     registry.decided("rerun")
     registry.decided("rerun")
     assert registry.decisions() == {"rerun": 2}
+
+
+# -- Queues whose workers are started -------------------------------------------------------------
+STARTING = Wake("fleet-celery_worker", "starting", since=1784800000.0, desired=1, why="1 waits")
+READY = replace(STARTING, state="ready", since=0.0, desired=0, why="nothing waits")
+CANNOT = replace(READY, state="cannot", why="the group's largest size is 0")
+
+
+@pytest.mark.parametrize("wake", [READY, STARTING])
+def test_a_job_is_written_down_where_a_worker_is_started_for_it(
+    registry: Registry, wake: Wake
+) -> None:
+    registry.wakes({"sql_lab": wake})
+    assert registry.admit("sql_lab", "query:17", JOB, MESSAGE, wake=True) is None
+    assert list(registry.jobs()) == ["query:17"]
+    assert registry.message("query:17") == {"args": [17, "select 1"], "kwargs": {}}
+
+
+@pytest.mark.parametrize("wake", [READY, STARTING, CANNOT])
+def test_who_does_not_wait_for_workers_is_refused_whatever_the_scaler_says(
+    registry: Registry, wake: Wake
+) -> None:
+    registry.wakes({"sql_lab": wake})
+    assert registry.admit("sql_lab", "query:17", JOB, MESSAGE) == Queue(0, None)
+    assert registry.jobs() == {}
+
+
+def test_a_job_is_refused_with_the_reason_where_no_worker_can_be_started(
+    registry: Registry,
+) -> None:
+    registry.wakes({"sql_lab": CANNOT})
+    refused = registry.admit("sql_lab", "query:17", JOB, MESSAGE, wake=True)
+    assert refused == Queue(0, None, CANNOT)
+    assert refused.not_started == CANNOT.why
+
+
+def test_a_worker_that_is_started_for_another_queue_does_not_count(registry: Registry) -> None:
+    registry.wakes({"reports": STARTING})
+    refused = registry.admit("sql_lab", "query:17", JOB, MESSAGE, wake=True)
+    assert refused == Queue(0, None, None)
+    assert "is silent" in refused.not_started
+
+
+def test_the_scaler_s_word_does_not_count_for_longer_than_it_is_given_anew(
+    registry: Registry,
+) -> None:
+    registry.wakes({"sql_lab": STARTING})
+    assert 0 < registry.redis.pttl("guard:wake:sql_lab") <= guard.WAKE_SECONDS * 1000
+    registry.redis.delete("guard:wake:sql_lab")  # as that time does
+    assert registry.admit("sql_lab", "query:17", JOB, MESSAGE, wake=True) is not None
+
+
+def test_a_queue_has_what_the_scaler_says_of_it(registry: Registry) -> None:
+    assert registry.queue("sql_lab") == Queue(0, None, None)
+    registry.wakes({"sql_lab": STARTING, "charts": CANNOT})
+    assert registry.queue("sql_lab").wake == STARTING
+    assert registry.queue("sql_lab").starts
+    assert not registry.queue("charts").starts

@@ -16,7 +16,7 @@ import sqlalchemy
 from superset_fleet.guard import registry as guard
 from superset_fleet.guard import web
 from superset_fleet.guard.publish import Refused
-from superset_fleet.guard.registry import Queue, Registry, Worker
+from superset_fleet.guard.registry import Queue, Registry, Wake, Worker
 from superset_fleet.guard.web import QueueState, State, Unknown
 
 WORKER = Worker(host="vm-7", pid=1, queues=["sql_lab", "charts"], slots=2, tasks=1)
@@ -90,6 +90,40 @@ def test_the_state_names_asked_queues_and_those_that_ever_had_a_worker(registry:
     assert state.decisions == {"rerun": 1}
 
 
+SAYS = Wake("fleet-celery_worker", "starting", why="1 waits")
+
+
+@pytest.mark.parametrize(
+    ("wake", "wakes", "starts"),
+    [
+        (None, False, False),
+        (replace(SAYS, state="cannot", why="its largest size is 0"), False, False),
+        (replace(SAYS, state="ready"), True, False),
+        (SAYS, True, True),
+    ],
+)
+def test_the_state_says_whether_a_worker_is_started_and_since_when(
+    registry: Registry, wake: Wake | None, wakes: bool, starts: bool
+) -> None:
+    asked = registry.now() - 30
+    registry.wakes({"sql_lab": replace(wake, since=asked)} if wake else {})
+    queue = web.look(registry, ["sql_lab"], uncounted, wake=True).queues["sql_lab"]
+    assert queue.wakes is wakes
+    assert queue.starting_seconds == (pytest.approx(30, abs=10) if starts else None)
+
+
+def test_no_worker_is_being_started_as_soon_as_one_is_there(registry: Registry) -> None:
+    registry.beat("worker@vm-7#1", WORKER)
+    registry.wakes({"sql_lab": SAYS})
+    queue = web.look(registry, ["sql_lab"], uncounted, wake=True).queues["sql_lab"]
+    assert (queue.workers, queue.starting_seconds) == (1, None)
+
+
+def test_where_nobody_waits_for_workers_nothing_is_said_of_their_start(registry: Registry) -> None:
+    registry.wakes({"sql_lab": SAYS})
+    assert web.look(registry, ["sql_lab"], uncounted).queues["sql_lab"] == QueueState()
+
+
 def test_a_silent_worker_offers_nothing(registry: Registry) -> None:
     registry.beat("worker@vm-7#1", WORKER)
     then = registry.now() - guard.SILENT_SECONDS - 1
@@ -159,8 +193,33 @@ def test_health_tells_all_that_is_known_of_a_queue() -> None:
             "active": 3,
             "waiting": 5,
             "silent_seconds": 0.4,
+            "wakes": None,
+            "starting_seconds": None,
         }
     }
+
+
+@pytest.mark.parametrize(
+    ("question", "lacking"),
+    [
+        ("?queue=starting&queue=asleep", []),
+        ("?queue=starting&queue=cannot", ["cannot"]),
+        # Who asks for workers is told of those that there are.
+        ("?queue=starting&min=1", ["starting"]),
+    ],
+)
+def test_a_queue_lacks_nothing_while_a_worker_is_started_for_what_waits(
+    question: str, lacking: list[str]
+) -> None:
+    states = {
+        "starting": QueueState(wakes=True, starting_seconds=12.3),
+        "asleep": QueueState(wakes=True),
+        "cannot": QueueState(wakes=False),
+    }
+    answer = client(lambda: State(states)).get(f"/fleet/health{question}")
+    assert answer.json["lacking"] == lacking
+    assert answer.status_code == (503 if lacking else 200)
+    assert answer.json["queues"]["starting"]["starting_seconds"] == 12.3
 
 
 @pytest.mark.parametrize("least", ["", "two", "-1", "1.5", "1_0", "9" * 5000])
@@ -218,8 +277,16 @@ def test_metrics_are_prometheus_text() -> None:
     assert lines[-1] == ""
 
 
+def test_metrics_tell_whether_workers_are_started() -> None:
+    states = {"sql_lab": QueueState(wakes=True, starting_seconds=12.3)}
+    lines = web.metrics(State(states), {}).split("\n")
+    assert 'superset_fleet_queue_wakes{queue="sql_lab"} 1' in lines
+    assert 'superset_fleet_worker_starting_seconds{queue="sql_lab"} 12.3' in lines
+
+
 def test_metrics_leave_out_what_is_not_known() -> None:
     text = web.metrics(State({"sql_lab": QueueState()}), {})
+    assert "superset_fleet_queue_wakes{" not in text
     assert "superset_fleet_queue_length{" not in text
     assert "superset_fleet_queue_silent_seconds{" not in text
 

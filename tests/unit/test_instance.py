@@ -19,9 +19,16 @@ def imds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Imds]:
 
 
 def test_a_machine_learns_which_one_of_which_fleet_it_is(imds: Imds) -> None:
+    group = "superset-superset_web"
+    assert Metadata().identity() == Identity(
+        "i-1", "us-east-1", "superset", "superset_web", group, []
+    )
+
+
+def test_a_machine_learns_the_queues_of_its_group(imds: Imds) -> None:
+    imds.say(tags={"fleet": "superset", "role": "celery_worker", "queues": "sql_lab charts"})
     me = Metadata().identity()
-    assert me == Identity("i-1", "us-east-1", "superset", "superset_web")
-    assert me.group == "superset-superset_web"
+    assert (me.queues, me.group) == (["sql_lab", "charts"], "")
 
 
 def test_what_is_not_there_is_none_and_no_error(imds: Imds) -> None:

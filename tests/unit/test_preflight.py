@@ -21,6 +21,8 @@ SETTINGS = {
     "superset_query_timeout_seconds": 3600,
     "superset_query_hard_timeout_seconds": 3660,
     "celery_worker_stop_timeout_seconds": 3720,
+    "fleet_leave_timeout_seconds": 260,
+    "fleet_leave_longest_seconds": 26000,
     "superset_visibility_timeout_seconds": 4560,
     "superset_results_ttl_seconds": 86400,
     "superset_web_processes": 2,
@@ -88,6 +90,14 @@ def test_every_setting_is_compared() -> None:
                 "superset_query_hard_timeout_seconds (3660)",
                 "celery_worker_stop_timeout_seconds (3660)",
             ),
+        ),
+        (
+            {"fleet_leave_longest_seconds": 3779},
+            ("celery_worker_stop_timeout_seconds (3720)", "fleet_leave_longest_seconds (3779)"),
+        ),
+        (
+            {"fleet_leave_timeout_seconds": 159},
+            ("superset_web_stop_timeout_seconds (100)", "fleet_leave_timeout_seconds (159)"),
         ),
         (
             {"superset_visibility_timeout_seconds": 3660},
@@ -184,6 +194,85 @@ def test_postgresql_may_be_elsewhere() -> None:
     assert "postgres_address" in preflight.empty_groups(sizes, "", cloud=True)[0]
 
 
+def test_a_role_whose_groups_may_all_be_empty_needs_no_machine() -> None:
+    groups: dict[str, dict[str, Any]] = {
+        "celery_worker": {"min": 0, "desired": 0, "max": 4},
+        "superset_web": {"min": 0, "desired": 0, "max": 4},
+        "more": {"role": "superset_web", "min": 1, "desired": 1, "max": 4},
+    }
+    idle = preflight.idle_roles(groups)
+    (said,) = preflight.empty_groups(
+        {**SIZES, "celery_worker": 0, "superset_web": 0}, "", cloud=True, idle=idle
+    )
+    assert said.startswith("group superset_web has no machine")
+
+
+def group(**values: Any) -> dict[str, Any]:
+    return {"min": 0, "desired": 1, "max": 2, **values}
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ({"celery_workers": group()}, "celery_workers has role celery_workers"),
+        ({"celery_worker": group(desired=3)}, "min 0, desired 3, max 2"),
+        ({"superset_web": group(scaling="scaler")}, "only groups of workers have these"),
+        ({"superset_web": group(queues=["sql_lab"])}, "only groups of workers have these"),
+        ({"celery_worker": group(scaling="policy")}, "one of scaler, cloud, none"),
+    ],
+)
+def test_a_faulty_group_is_named_with_what_is_wrong(
+    groups: dict[str, dict[str, Any]], said: str
+) -> None:
+    (found,) = preflight.faulty_groups(groups)
+    assert said in found
+
+
+def test_groups_of_workers_may_have_queues_and_somebody_who_scales_them() -> None:
+    reports = group(role="celery_worker", queues=["reports"], scaling="cloud")
+    groups = {"celery_worker": group(), "celery_worker_reports": reports, "scheduler": group()}
+    assert preflight.faulty_groups(groups) == []
+    assert preflight.takers(groups, ["sql_lab"]) == {
+        "celery_worker": ["sql_lab"],
+        "celery_worker_reports": ["reports"],
+    }
+
+
+def test_a_group_that_has_no_room_for_a_machine_takes_nothing() -> None:
+    assert preflight.takers({"celery_worker": group(max=0)}, ["sql_lab"]) == {}
+
+
+QUERIES = ["sql_lab", "charts", "warmup", "default"]
+
+
+def test_a_machine_without_chromium_does_not_serve_reports_unknowingly() -> None:
+    (found,) = preflight.misplaced_queues({"worker-1": [*QUERIES, "reports"]}, False, 2)
+    assert found.startswith("worker-1 takes tasks from reports, which need Chromium")
+    assert "superset_browser_enabled: true" in found
+
+
+def test_reports_that_nobody_would_take_are_noticed() -> None:
+    found = preflight.misplaced_queues({"celery_worker": QUERIES}, True, 2)
+    assert [sentence.partition(":")[0] for sentence in found] == [
+        "no worker takes tasks from the queue reports",
+        "no worker takes tasks from the queue thumbnails",
+    ]
+
+
+def test_reports_beside_queries_need_a_second_slot() -> None:
+    everything = {"worker-1": [*QUERIES, "reports", "thumbnails"]}
+    (found,) = preflight.misplaced_queues(everything, True, 1)
+    assert "raise celery_worker_concurrency to 2" in found
+    assert preflight.misplaced_queues(everything, True, 2) == []
+    apart = {"queries": QUERIES, "reports": ["reports", "thumbnails"]}
+    assert preflight.misplaced_queues(apart, True, 1) == []
+
+
+def test_a_queue_that_nothing_is_sent_to_is_named() -> None:
+    (found,) = preflight.misplaced_queues({"worker-1": [*QUERIES, "sqllab"]}, False, 2)
+    assert found.startswith("worker-1 takes tasks from sqllab, which nothing is sent to")
+
+
 def test_missing_and_empty_secrets_are_named_with_the_remedy() -> None:
     needed = {"vault_a", "vault_b", "vault_c"}
     found = preflight.missing_secrets(needed, ["vault_b", "vault_c"], ["vault_b"], cloud=True)
@@ -230,6 +319,9 @@ def options(project: Path) -> dict[str, Any]:
         "settings": SETTINGS,
         "group_sizes": {**SIZES, **MACHINES},
         "group_limits": {},
+        "queues": ["sql_lab", "default"],
+        "machine_queues": {"worker-1": ["sql_lab", "default"]},
+        "browser": False,
         "postgres_address": "",
         "names": ["vault_redis_password", "redis_port", "redis_sort", "inventory_dir"],
         "inventories": [str(project / "inventory")],
@@ -255,11 +347,21 @@ def test_everything_that_is_wrong_is_found_at_once(project: Path) -> None:
         "inventories": [],
         "settings": SETTINGS | {"haproxy_keepalive_seconds": 100},
         "group_sizes": {},
-        "group_limits": {"superset_web": {"max": 50}},
+        "group_limits": {"superset_web": {"min": 60, "desired": 50, "max": 50}},
     }
     found = " ".join(fleet_preflight.findings(broken))
-    for word in ("group haproxy", "vault_redis_password", "keepalive", "51 superset_web"):
-        assert word in found
+    words = ("group haproxy", "vault_redis_password", "keepalive", "51 superset_web", "min 60")
+    assert [word for word in (*words, "queue sql_lab") if word not in found] == []
+
+
+def test_the_machines_of_all_worker_groups_open_connections(project: Path) -> None:
+    size = {"min": 1, "desired": 1}
+    groups = {
+        "celery_worker": {**size, "max": 10},
+        "celery_worker_reports": {**size, "max": 20, "role": "celery_worker"},
+    }
+    found = fleet_preflight.findings(options(project) | {"group_limits": groups})
+    assert "31 celery_worker with 12 each" in " ".join(found)
 
 
 def test_the_default_of_a_role_counts_where_nothing_else_is_given(project: Path) -> None:

@@ -99,6 +99,7 @@ def state(**changes: Any) -> dict[str, Any]:
         "haproxy": {},
         "workers": [],
         "queues": [],
+        "scaling": None,
         "gaps": [],
     } | changes
 
@@ -205,7 +206,7 @@ def test_a_fleet_that_is_well_has_no_marks() -> None:
             instances=[other, web, instance("i-3", "redis", group=None, state="running")],
             haproxy={"haproxy-1": {"i-1": up}, "haproxy-2": {"i-1": up}},
             workers=[worker()],
-            queues=[{"name": "sql_lab", "waiting": 0, "workers": 1, "slots": 2}],
+            queues=[{"name": "sql_lab", "waiting": 0, "taken": 1, "workers": 1, "slots": 2}],
         )
     )
     assert not marked(shown)
@@ -271,11 +272,43 @@ def test_an_instance_that_needs_a_look_is_marked_and_says_why(
 
 def test_groups_that_lack_machines_and_queues_without_workers_are_marked() -> None:
     group = {"name": "superset-web", "in_service": 1, "desired": 2, "min": 1, "max": 4}
-    queue = {"name": "sql_lab", "waiting": 3, "workers": 0, "slots": 0}
-    assert marked(status.screen(state(groups=[group], queues=[queue]))) == [
+    assert marked(status.screen(state(groups=[group], queues=[EMPTY]))) == [
         "superset-web",
         "sql_lab",
     ]
+
+
+EMPTY = {"name": "sql_lab", "waiting": 3, "taken": 0, "workers": 0, "slots": 0}
+
+
+def scaled(**changes: Any) -> dict[str, Any]:
+    """What a scaler says that has just asked for a first machine."""
+    group = {
+        "name": "superset-celery_worker",
+        "queues": ["sql_lab"],
+        "desired": 1,
+        "wanted": 1,
+        "why": "0 → 1: 3 wait",
+        "obstacle": "",
+        "changed": None,
+    }
+    said = {"scaler": "vm-1", "silent_seconds": 1.0, "trouble": "", "hold": None}
+    return {**said, "groups": [group | changes]}
+
+
+def test_a_queue_whose_first_worker_would_be_started_is_not_marked() -> None:
+    shown = status.screen(state(queues=[EMPTY], scaling=scaled()))
+    assert not marked(shown)
+    assert "superset-celery_worker: 0 → 1: 3 wait" in shown
+    assert ["sql_lab", "3", "0", "0", "0", "superset-celery_worker", "1"] in [
+        line.split() for line in shown.splitlines()
+    ]
+
+
+def test_a_queue_whose_first_worker_is_not_started_is_marked_with_the_reason() -> None:
+    shown = status.screen(state(queues=[EMPTY], scaling=scaled(desired=0, obstacle="held: night")))
+    assert marked(shown) == ["sql_lab", "superset-celery_worker:"]
+    assert "not done: held: night" in shown
 
 
 def test_who_did_not_answer_is_said_above_the_rest() -> None:

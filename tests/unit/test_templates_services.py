@@ -1,5 +1,6 @@
 """Templates of the services, rendered by Ansible's own templar from the roles' defaults."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def haproxy(render: Render) -> Render:
             "haproxy_certificate": "",
             "haproxy_server_timeout_seconds": 150,
             "haproxy_keepalive_seconds": 60,
-            "haproxy_stats_address": "10.0.0.5",
+            "haproxy_private_address": "10.0.0.5",
+            "haproxy_workers_port": 8090,
             "haproxy_stats_port": 8404,
         }
         return render("haproxy", "haproxy.cfg.j2", **given | inputs)
@@ -45,6 +47,7 @@ def test_without_a_certificate_haproxy_speaks_http_only(haproxy: Render) -> None
     cfg = haproxy()
     assert [line for line in cfg if line.startswith("bind")] == [
         "bind :80",
+        "bind 10.0.0.5:8090",
         "bind abns@balance accept-proxy",
         "bind 10.0.0.5:8404",
     ]
@@ -53,8 +56,21 @@ def test_without_a_certificate_haproxy_speaks_http_only(haproxy: Render) -> None
 
 def test_with_a_certificate_http_leads_to_https(haproxy: Render) -> None:
     cfg = haproxy(haproxy_certificate="PEM")
-    assert "http-request redirect scheme https code 308 unless { ssl_fc }" in cfg
+    (redirect,) = [line for line in cfg if "redirect" in line]
+    assert redirect == (
+        "http-request redirect scheme https code 308 unless { ssl_fc } || { dst_port 8090 }"
+    )
     assert "PEM" not in "".join(cfg)
+
+
+def test_workers_come_in_plain_http_and_can_keep_their_session(haproxy: Render) -> None:
+    cfg = haproxy(haproxy_certificate="PEM")
+    assert "bind 10.0.0.5:8090" in cfg
+    (cookies,) = [line for line in cfg if "Set-Cookie" in line]
+    assert cookies.endswith("if { dst_port 8090 }")
+    pattern, replacement = re.findall(r'"([^"]+)"', cookies)
+    session = re.sub(pattern, replacement, "session=x; Secure; HttpOnly; Path=/; SameSite=Lax")
+    assert session == "session=x; HttpOnly; Path=/; SameSite=Lax"
 
 
 def test_only_requests_that_change_nothing_are_ever_repeated(haproxy: Render) -> None:
@@ -85,6 +101,22 @@ def test_a_web_server_that_stops_drains_first(render: Render) -> None:
     assert "touch %t/superset-web/draining && sleep 8" in stop
 
 
+def test_a_worker_takes_from_all_queues_unless_its_machine_says_which(render: Render) -> None:
+    unit = render(
+        "celery_worker",
+        "celery-worker.service.j2",
+        celery_worker_concurrency=2,
+        celery_worker_pool_size=2,
+        celery_worker_max_overflow=2,
+        celery_worker_stop_timeout_seconds=3720,
+        celery_worker_queues=["sql_lab", "default"],
+    )
+    every = unit.index("Environment=CELERY_WORKER_QUEUES=sql_lab,default")
+    # Of two that name the same variable systemd takes the file.
+    assert every < unit.index("EnvironmentFile=-/etc/fleet/machine.env")
+    assert [line for line in unit if "--queues ${CELERY_WORKER_QUEUES}" in line]
+
+
 @pytest.fixture
 def superset_config(render: Render) -> Render:
     def superset_config(**inputs: Any) -> list[str]:
@@ -96,9 +128,19 @@ def superset_config(render: Render) -> Render:
             "superset_visibility_timeout_seconds": 4560,
             "superset_results_ttl_seconds": 86400,
             "superset_guard_enabled": True,
+            "superset_no_worker_policy": "fail",
+            "superset_browser_enabled": False,
         }
         lines = render("superset", "superset_config.py.j2", **given | inputs)
-        words = ("uard", "GLOBAL_ASYNC", "Ready")
+        words = [
+            "guard.",
+            "Guard(",
+            "GLOBAL_ASYNC",
+            "Ready",
+            "ALERT_REPORTS",
+            "THUMBNAILS",
+            "warmup",
+        ]
         return [line for line in lines if any(word in line for word in words)]
 
     return superset_config
@@ -126,6 +168,15 @@ def test_superset_with_the_guard_has_it_in_tasks_and_application(superset_config
     assert "joining.append(guard.install)" in lines
 
 
+@pytest.mark.parametrize(("policy", "wake"), [("fail", False), ("wake", True)])
+def test_a_query_waits_for_a_worker_where_the_policy_says_so(
+    superset_config: Render, policy: str, wake: bool
+) -> None:
+    assert f"guard = Guard(guard_url, wake={wake})" in superset_config(
+        superset_no_worker_policy=policy
+    )
+
+
 @pytest.mark.parametrize("given", [True, False, "true", "false"])
 def test_web_machines_send_charts_to_workers_where_that_is_switched_on(
     superset_config: Render, given: Any
@@ -135,14 +186,59 @@ def test_web_machines_send_charts_to_workers_where_that_is_switched_on(
     assert f'"GLOBAL_ASYNC_QUERIES": {wanted} or service == "celery_worker",' in lines
 
 
-def test_the_watchdog_has_the_limits_of_queries(render: Render) -> None:
+@pytest.mark.parametrize(
+    ("browser", "thumbnails", "flags"),
+    [
+        (True, True, ("True", "True")),
+        (True, False, ("True", "False")),
+        (False, True, ("False", "False")),
+        ("false", "true", ("False", "False")),
+    ],
+)
+def test_reports_and_thumbnails_are_there_where_a_browser_is(
+    superset_config: Render, browser: Any, thumbnails: Any, flags: tuple[str, str]
+) -> None:
+    lines = superset_config(
+        superset_browser_enabled=browser, superset_thumbnails_enabled=thumbnails
+    )
+    assert f'"ALERT_REPORTS": {flags[0]},' in lines
+    assert f'"THUMBNAILS": {flags[1]},' in lines
+
+
+def test_caches_are_warmed_up_where_that_is_wanted(superset_config: Render) -> None:
+    assert '"task": "cache-warmup",' not in superset_config()
+    lines = superset_config(superset_warmup_dashboards=5)
+    assert '"task": "cache-warmup",' in lines
+
+
+def test_a_browser_is_no_part_of_a_worker_s_sandbox(render: Render) -> None:
+    browser = render("celery_worker", "superset-browser@.service.j2")
+    worker = render(
+        "celery_worker",
+        "celery-worker.service.j2",
+        celery_worker_concurrency=2,
+        celery_worker_pool_size=2,
+        celery_worker_max_overflow=2,
+        celery_worker_stop_timeout_seconds=3720,
+        celery_worker_queues=["sql_lab"],
+    )
+    assert "RestrictNamespaces=true" in worker
+    assert "DynamicUser=true" in browser
+    assert not [line for line in browser if "LoadCredential" in line or "no-sandbox" in line]
+
+
+@pytest.mark.parametrize(("policy", "timeout"), [("fail", 0), ("wake", 300)])
+def test_the_watchdog_has_the_limits_of_queries(render: Render, policy: str, timeout: int) -> None:
     unit = render(
         "scheduler",
         "superset-watchdog.service.j2",
         superset_query_hard_timeout_seconds=3660,
         superset_guard_reruns=1,
+        superset_no_worker_policy=policy,
+        superset_worker_wake_timeout_seconds=300,
     )
-    assert "--time-limit 3660 --reruns 1" in unit
+    assert "--time-limit 3660 --reruns 1 \\" in unit
+    assert f"--wake-timeout {timeout}" in unit
     assert "LoadCredential=facts:/etc/superset/facts.json" in unit
 
 
@@ -203,3 +299,11 @@ def test_each_redis_is_on_disk_as_far_as_its_data_is_worth(
     render: Render, name: str, lines: list[str]
 ) -> None:
     assert redis_instance(name, render)[-len(lines) :] == lines
+
+
+def test_the_scaler_starts_where_the_cloud_gives_no_configuration(render: Render) -> None:
+    unit = render("scaler", "fleet-scaler.service.j2", scaler_slots=2)
+    assert "LoadCredential=aws.ini:/etc/fleet/aws.ini" in unit
+    # For systemd a file that is missing is an error, but for this.
+    assert "SetCredential=aws.ini:none" in unit
+    assert "--acceptable-wait 10 --cooldown 300" in unit

@@ -20,7 +20,7 @@ import redis
 from celery import Celery
 
 from superset_fleet import facts, watchdog
-from superset_fleet.guard.registry import Job, Queue, Registry, Run, Worker
+from superset_fleet.guard.registry import Job, Queue, Run, Wake, Worker
 from superset_fleet.guard.rows import Row
 from superset_fleet.watchdog import (
     FORGET,
@@ -29,7 +29,6 @@ from superset_fleet.watchdog import (
     Limits,
     Observed,
     Sight,
-    Watchdog,
     cases,
     judge,
     judge_unknown,
@@ -119,9 +118,77 @@ def test_a_query_is_run_again_as_often_as_allowed(reruns: int, attempt: int, eve
     assert decision and decision.event == event
 
 
-def reason(case: Case) -> str:
+WAKES = replace(LIMITS, wake_timeout_seconds=300)
+STARTING = Wake("fleet-celery_worker", "starting", 1784800000.0, desired=1, why="1 waits")
+READY = replace(STARTING, state="ready", since=0.0)
+CANNOT = replace(READY, state="cannot", why="its largest size is 0")
+SLEEPS = replace(WAITS, queue_silent=True)
+
+
+def asleep(wake: Wake | None, case: Case = SLEEPS, **values: Any) -> Case:
+    """The same, on a queue without a worker, of which the scaler says this."""
+    return replace(case, queue_silent=True, queue=Queue(0, None, wake), **values)
+
+
+@pytest.mark.parametrize(
+    ("case", "event"),
+    [
+        # While a worker is started, what waits for it waits, and it is said.
+        (asleep(READY), None),
+        (asleep(STARTING), "waits"),
+        (asleep(STARTING, CHART, status="pending", run=None), "waits"),
+        (asleep(STARTING, waited_seconds=299.0), "waits"),
+        (asleep(STARTING, waited_seconds=300.0), "failed_not_woken"),
+        (asleep(READY, waited_seconds=300.0), "failed_not_woken"),
+        (asleep(CANNOT, waited_seconds=300.0, unstarted_seconds=1.0), "failed_not_woken"),
+        # What is busy is not asleep, however long something waits.
+        (replace(WAITS, waited_seconds=9999.0), None),
+        (replace(WAITS, unstarted_seconds=9999.0), None),
+        (replace(WAITS, queue=Queue(1, 0.4, STARTING), waited_seconds=9999.0), None),
+        # It is said at once, and not when the queue has been silent for long.
+        (replace(asleep(STARTING), queue_silent=False), "waits"),
+        # Nobody says any more that he starts one.
+        (asleep(None, unstarted_seconds=14.0), None),
+        (asleep(None, unstarted_seconds=15.0), "failed_no_worker"),
+        (asleep(CANNOT, unstarted_seconds=14.0), None),
+        (asleep(CANNOT, unstarted_seconds=15.0), "failed_no_worker"),
+        (asleep(None, CHART, status="pending", unstarted_seconds=15.0), "failed_no_worker"),
+        # Its message was lost: nothing in a queue wakes nobody.
+        (asleep(READY, orphan_seconds=6.0), "resent"),
+        (asleep(STARTING, orphan_seconds=6.0, job=replace(JOB, attempt=3)), "failed_lost"),
+        # The worker died: what may run twice waits for the next one.
+        (asleep(READY, gone(RUNS)), "rerun"),
+        (asleep(STARTING, gone(RUNS), waited_seconds=9999.0), "rerun"),
+        (asleep(STARTING, gone(CHART)), "rerun"),
+        (asleep(None, gone(RUNS), unstarted_seconds=14.0), "rerun"),
+        (asleep(None, gone(RUNS), unstarted_seconds=15.0), "failed_worker_died"),
+        (asleep(STARTING, gone(RUNS, job=replace(JOB, attempt=2))), "failed_worker_died"),
+        (asleep(STARTING, gone(RUNS, run=WRITES)), "failed_worker_died"),
+        # A run that goes on, and the end.
+        (asleep(STARTING, replace(RUNS, held=True)), None),
+        (asleep(STARTING, replace(WAITS, status="stopped")), FORGET),
+    ],
+)
+def test_a_query_waits_for_a_worker_as_long_as_one_is_started(
+    case: Case, event: str | None
+) -> None:
+    decision = judge(case, WAKES)
+    assert (decision.event if decision else None) == event
+
+
+@pytest.mark.parametrize("wake", [STARTING, READY, CANNOT, None])
+def test_who_is_not_to_wait_for_workers_fails_whatever_the_scaler_says(wake: Wake | None) -> None:
+    assert judge(replace(asleep(wake), queue_silent=False), LIMITS) is None
+    for case, event in ((SLEEPS, "failed_no_worker"), (gone(RUNS), "failed_worker_died")):
+        silent = replace(case, queue_silent=True)
+        decision = judge(asleep(wake, case), LIMITS)
+        assert decision == judge(silent, LIMITS)
+        assert decision and decision.event == event
+
+
+def reason(case: Case, limits: Limits = LIMITS) -> str:
     """What a user is told."""
-    decision = judge(case, LIMITS)
+    decision = judge(case, limits)
     assert decision
     return decision.reason
 
@@ -153,6 +220,44 @@ def test_a_user_is_told_since_when_a_queue_has_no_worker() -> None:
     empty = replace(WAITS, queue_silent=True)
     assert "queue 'sql_lab' (none was ever seen)" in reason(empty)
     assert "seen at 2026-07-23 09:46:40 UTC" in reason(replace(empty, queue_seen=1784800000.0))
+
+
+def test_a_user_is_told_since_when_a_worker_is_started_and_how_long_a_query_waits() -> None:
+    told = reason(asleep(STARTING), WAKES)
+    assert "one was asked for at 2026-07-23 09:46:40 UTC" in told
+    assert "fails if none has come within 300 seconds" in told
+
+
+@pytest.mark.parametrize(
+    ("wake", "words"),
+    [
+        (STARTING, "one was asked for at 2026-07-23 09:46:40 UTC: 1 waits"),
+        (READY, "none was asked for: 1 waits"),
+        (CANNOT, "none is started by now: its largest size is 0"),
+        (None, "none is started by now: the scaler, which would start one, is silent"),
+    ],
+)
+def test_a_user_whose_query_waited_in_vain_is_told_what_the_scaler_says(
+    wake: Wake | None, words: str
+) -> None:
+    told = reason(asleep(wake, waited_seconds=301.2), WAKES)
+    assert "No worker has taken queries from the queue 'sql_lab' within 301 seconds" in told
+    assert words in told
+    assert "was not started and has not touched the database" in told
+
+
+@pytest.mark.parametrize("case", [SLEEPS, gone(RUNS)])
+@pytest.mark.parametrize(
+    ("wake", "words"),
+    [(CANNOT, "(its largest size is 0)"), (None, "(the scaler, which would start one, is silent)")],
+)
+def test_a_user_is_told_why_no_worker_is_started(case: Case, wake: Wake | None, words: str) -> None:
+    assert f"none is started {words}" in reason(asleep(wake, case, unstarted_seconds=15.0), WAKES)
+
+
+def test_a_user_whose_query_stops_its_workers_is_told_so_though_one_is_started() -> None:
+    told = reason(asleep(STARTING, gone(RUNS, job=replace(JOB, attempt=2))), WAKES)
+    assert "This was attempt 2, and no other one is made by itself" in told
 
 
 def test_a_query_that_an_earlier_attempt_began_is_not_said_to_be_untouched() -> None:
@@ -246,6 +351,41 @@ def test_the_only_worker_of_a_queue_leaves_it_silent() -> None:
     assert case.queue_silent and case.queue_seen == 1940.0
 
 
+def queue_of(wake: Wake | None, silent: float | None = 60.0) -> dict[str, Any]:
+    """A queue without a worker, of which the scaler says this."""
+    return {"queues": {"sql_lab": Queue(0, silent, wake)}}
+
+
+def test_a_queue_is_unstarted_since_the_scaler_s_word_is_gone() -> None:
+    scene = Scene("query:17")
+    assert scene.look(60, **queue_of(STARTING))["query:17"].unstarted_seconds == 0
+    assert scene.look(10, **queue_of(None))["query:17"].unstarted_seconds == 9
+    assert scene.look(10, **queue_of(CANNOT))["query:17"].unstarted_seconds == 19
+    # Another scaler leads.
+    assert scene.look(1, **queue_of(READY))["query:17"].unstarted_seconds == 0
+    assert scene.look(1, **queue_of(None))["query:17"].unstarted_seconds == 0
+
+
+def test_a_watchdog_that_begins_to_look_gives_the_scaler_time() -> None:
+    scene = Scene("query:17")
+    scene.look(60, **queue_of(None))
+    scene.observed.restart()
+    assert scene.look(10)["query:17"].unstarted_seconds == 9
+
+
+@pytest.mark.parametrize(
+    ("sent", "silent", "waited"),
+    [(1000.0, None, 1000.0), (1000.0, 60.0, 60.0), (1990.0, 60.0, 10.0)],
+)
+def test_a_query_waits_since_it_was_sent_and_since_the_last_worker_was_seen(
+    sent: float, silent: float | None, waited: float
+) -> None:
+    scene = Scene()
+    jobs = {"query:17": replace(JOB, at=sent)}
+    case = scene.look(1, jobs=jobs, **queue_of(STARTING, silent))["query:17"]
+    assert case.waited_seconds == waited
+
+
 def test_a_worker_that_is_on_its_way_back_to_the_broker_may_take_from_each_queue() -> None:
     scene = Scene("query:17")
     scene.add("worker@vm#1")
@@ -315,6 +455,21 @@ def test_what_a_dead_worker_had_before_the_job_was_sent_again_does_not_count() -
     scene.alive.clear()
     sent_again = {"query:17": replace(JOB, attempt=2, at=scene.time + 1)}
     assert scene.look(10, jobs=sent_again)["query:17"].orphan_seconds == 0
+
+
+def test_a_run_that_has_only_just_begun_is_not_taken_for_that_of_a_dead_worker() -> None:
+    scene = Scene("query:17")
+    scene.add("worker@vm#1", active=["query:17"])
+    scene.look(10, **RUNNING)
+    scene.alive.clear()
+    sent_again = {"query:17": replace(JOB, attempt=2, at=scene.time + 1)}
+    scene.look(60, jobs=sent_again, rows={17: Row("pending", None)}, runs={})
+    # The next worker has claimed the row, and has neither written down its run nor beaten since.
+    case = scene.look(1, rows={17: Row("running", Decimal(8))})["query:17"]
+    assert case.orphan_seconds == 0
+    scene.add("worker@vm#2", active=["query:17"])
+    case = scene.look(60)["query:17"]
+    assert case.held and case.worker == "worker@vm#2"
 
 
 def test_a_message_that_was_in_no_queue_is_missed_only_when_no_worker_names_its_job() -> None:
@@ -412,28 +567,6 @@ def test_what_is_no_message_of_celery_is_passed_over(empty: str) -> None:
 
 def test_of_another_broker_than_redis_nothing_is_known() -> None:
     assert Broker("amqp://nobody").waiting(["sql_lab"]) is None
-
-
-# -- Leading --------------------------------------------------------------------------------------
-def one_of(url: str) -> Watchdog:
-    """A watchdog that has no database, which leading does not need."""
-    return Watchdog(Registry(url), "postgresql+psycopg2://nobody@127.0.0.1/", url, LIMITS)
-
-
-def test_one_leads_and_another_one_at_once_when_it_steps_down(empty: str) -> None:
-    first, second = one_of(empty), one_of(empty)
-    assert [first.lead(), second.lead(), first.lead(), second.lead()] == [True, False] * 2
-    first.step_down()
-    assert [second.lead(), first.lead()] == [True, False]
-
-
-def test_a_leader_that_was_too_slow_follows_and_takes_nothing_from_the_next_one(empty: str) -> None:
-    dog, client = one_of(empty), redis.Redis.from_url(empty)
-    assert dog.lead()
-    client.set("guard:leader", "another one")
-    assert not dog.lead()
-    dog.step_down()
-    assert client.get("guard:leader") == b"another one"
 
 
 def facts_of(server: dict[str, Any]) -> str:

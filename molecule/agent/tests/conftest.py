@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from shared import machines
+from shared.fleet import Fleet
 from shared.groups import Group
 from shared.machines import Machine
 
@@ -55,6 +56,20 @@ def groups(facts: dict[str, Any]) -> Iterator[dict[str, Group]]:
     yield made
     for group in made.values():
         group.restore()
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Fleet]:
+    """The fleet, whose metadata database writes down every change of a query's state."""
+    fleet = Fleet()
+    fleet.ledger.open()
+    yield fleet
+    fleet.ledger.close()
+
+
+@pytest.fixture
+def workers(groups: dict[str, Group]) -> Group:
+    return groups["celery_worker"]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import requests
 from conftest import following
 from shared import machines
 from shared.fleet import Fleet, wait
-from shared.groups import BOOT_SECONDS, Group
+from shared.groups import BOOT_SECONDS, Group, localcloud
 from shared.machines import Machine
 
 FACTS = "/etc/superset/facts.json"
@@ -62,17 +62,65 @@ def test_a_machine_has_the_facts_that_ansible_writes_and_tells_nobody(
         assert secret not in journal
 
 
-def test_a_worker_takes_queries_by_itself(groups: dict[str, Group]) -> None:
-    machine = groups["celery_worker"].add()
-    try:
-        fleet = Fleet()
-        wait(
-            "it takes queries",
-            lambda: machine.host in {worker.host for worker in fleet.takers()},
-            BOOT_SECONDS,
-        )
-    finally:
-        groups["celery_worker"].remove(machine)
+@pytest.fixture
+def new_worker(fleet: Fleet, workers: Group) -> Iterator[Machine]:
+    """A worker's machine that the group started, and that takes queries by itself."""
+    machine = workers.add()
+    wait(
+        "it takes queries",
+        lambda: machine.host in {worker.host for worker in fleet.takers()},
+        BOOT_SECONDS,
+    )
+    fleet.look_again()
+    yield machine
+    if machine.name in workers.members("InService"):
+        workers.remove(machine)
+    workers.wait_until_gone(machine)
+    fleet.look_again()
+    fleet.want_workers(*fleet.workers)
+
+
+def test_a_worker_knows_its_machine_and_group(new_worker: Machine, workers: Group) -> None:
+    known = new_worker.run("cat /proc/$(systemctl show -P MainPID celery-worker)/environ")
+    environment = known.split("\0")
+    assert f"FLEET_INSTANCE={new_worker.name}" in environment
+    assert f"FLEET_GROUP={workers.name}" in environment
+
+
+def test_a_worker_ends_its_queries_before_it_leaves_and_runs_no_others(
+    fleet: Fleet, new_worker: Machine, workers: Group
+) -> None:
+    user = fleet.user()
+    fleet.want_workers(new_worker)
+    (slots,) = [worker.slots for worker in fleet.takers()]
+    running = [user.send("select warehouse.slow(60)") for _ in range(slots)]
+    for query in running:
+        assert fleet.wait_for_run(f"query:{query.id}") == new_worker
+    fleet.want_workers(*fleet.workers)
+    with following(new_worker) as journal:
+        workers.remove(new_worker)
+        wait("it drains", lambda: new_worker.host not in {one.host for one in fleet.takers()})
+        waiting = user.wait(user.send("select warehouse.slow(1)") for _ in range(5))
+        assert new_worker.name in workers.members("Terminating:Wait")
+        user.wait(running)
+        workers.wait_until_gone(new_worker)
+        assert journal.text.count("event=leaves") == 1, journal.text
+    assert {(one.status, one.host) for one in running} == {("success", new_worker.host)}
+    assert new_worker.host not in {one.host for one in waiting}
+    histories = fleet.ledger.histories(one.client_id for one in running + waiting)
+    for query in running + waiting:
+        assert len(histories[query.client_id].runs) == 1
+        assert histories[query.client_id].ended_once(False)
+
+
+def test_a_worker_that_is_cut_off_is_ended_by_its_group(
+    new_worker: Machine, workers: Group, facts: dict[str, Any]
+) -> None:
+    localcloud("cut", new_worker.name)
+    workers.remove(new_worker)
+    wait("it is to leave", lambda: new_worker.name in workers.members("Terminating:Wait"))
+    localcloud("forward", str(facts["fleet_leave_timeout_seconds"]))
+    workers.wait_until_gone(new_worker)
 
 
 def test_a_scheduler_waits_for_the_lead_by_itself(groups: dict[str, Group]) -> None:

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import testinfra
-from shared.fleet import wait
+from shared.fleet import WORKER, Fleet, operator, wait
 
 from superset_fleet.ansible import run_module
 from superset_fleet.facts import GUARD, redis_url
@@ -48,3 +48,80 @@ def test_a_worker_that_stops_leaves_its_queues_at_once_and_ends_its_query(worker
                 wait("it has ended", lambda: run.worker not in registry.workers())
             finally:
                 host.check_output("systemctl start celery-worker")
+
+
+@pytest.fixture
+def fleet():
+    """The fleet, whose workers all take tasks before and after."""
+    fleet = Fleet()
+    assert len(fleet.workers) > 1
+    fleet.want_workers(*fleet.workers)
+    yield fleet
+    fleet.want_workers(*fleet.workers)
+
+
+@pytest.fixture
+def busy(fleet):
+    """A machine whose worker runs a query, the user who sent it, and the query."""
+    machine, user = fleet.workers[0], fleet.user()
+    fleet.want_workers(machine)
+    query = user.send("select warehouse.slow(40)")
+    assert fleet.wait_for_run(f"query:{query.id}") == machine
+    fleet.want_workers(*fleet.workers)
+    return machine, user, query
+
+
+def takes(fleet, machine):
+    """Tell whether a machine's worker takes tasks."""
+    return machine.host in {worker.host for worker in fleet.takers()}
+
+
+def test_an_operator_drains_a_worker_which_ends_its_query_and_takes_no_other(fleet, busy):
+    machine, user, query = busy
+    status, said = operator("drain", machine.name)
+    assert (status, said.splitlines()[-1].endswith("runs nothing")) == (0, True), said
+    user.wait([query], timeout=5)
+    assert (query.status, query.host) == ("success", machine.host), query
+    others = user.wait(user.send("select 1") for _ in range(5))
+    assert {(one.status, one.host == machine.host) for one in others} == {("success", False)}
+    assert machine.run(f"systemctl is-active {WORKER}") == "active"
+    assert not takes(fleet, machine)
+    status, said = operator("drain", "--undo", machine.name)
+    assert (status, said.splitlines()[-1].endswith("takes tasks")) == (0, True), said
+    assert takes(fleet, machine)
+
+
+def test_a_drained_worker_that_is_restarted_takes_tasks_again(fleet):
+    machine = fleet.workers[0]
+    assert operator("drain", machine.name)[0] == 0
+    machine.run(f"systemctl restart {WORKER}")
+    wait("it takes tasks", lambda: takes(fleet, machine))
+
+
+def test_a_drained_worker_that_is_told_to_stop_ends_its_query_first(fleet, busy):
+    machine, user, query = busy
+    machine.run(f"touch /run/{WORKER}/draining && systemctl stop --no-block {WORKER}")
+    wait("it drains", lambda: not takes(fleet, machine))
+    user.wait([query])
+    assert (query.status, query.host) == ("success", machine.host), query
+    wait("it has ended", lambda: not fleet.beating(machine))
+
+
+def test_a_worker_that_stops_gives_back_at_once_what_it_does_not_run(fleet, busy):
+    """A report whose time has not come is taken by another worker, not an hour later."""
+    machine, user, query = busy
+    other = next(each for each in fleet.workers if each != machine)
+    fleet.want_workers(machine)
+    sent = other.run(
+        "SUPERSET_CONFIG_PATH=/etc/superset/superset_config.py"
+        " SUPERSET_FACTS=/etc/superset/facts.json"
+        " /opt/superset/venv/bin/celery --app superset.tasks.celery_app:app"
+        " call reports.scheduler --queue default --countdown 3600 2>/dev/null"
+    ).splitlines()[-1]
+    wait("it holds the task", lambda: sent in fleet.unconfirmed())
+    machine.run(f"systemctl stop --no-block {WORKER}")
+    wait("it has given it back", lambda: sent not in fleet.unconfirmed(), 10)
+    assert user.look(query).status == "running"
+    assert fleet.broker.llen("default") == 1
+    fleet.broker.delete("default")
+    user.wait([query])

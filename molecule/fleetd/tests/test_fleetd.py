@@ -43,7 +43,7 @@ def test_servers_that_haproxy_lost_are_there_again(host, told):
 
 
 def test_the_metrics_are_at_the_private_port(fact):
-    address, port = fact("haproxy_stats_address"), fact("haproxy_stats_port")
+    address, port = fact("haproxy_private_address"), fact("haproxy_stats_port")
     connection = http.client.HTTPConnection(address, port)
     connection.request("GET", "/fleetd/metrics")
     metrics = connection.getresponse().read().decode()

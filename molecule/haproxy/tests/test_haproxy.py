@@ -39,7 +39,7 @@ def private(fact):
     """Ask the private port for statistics and metrics."""
 
     def ask(path, **headers):
-        address, port = fact("haproxy_stats_address"), fact("haproxy_stats_port")
+        address, port = fact("haproxy_private_address"), fact("haproxy_stats_port")
         connection = http.client.HTTPConnection(address, port)
         connection.request("GET", path, headers=headers)
         return connection.getresponse()

@@ -8,10 +8,10 @@ from shared.fleet import wait
 
 testinfra_hosts = ["ansible://scheduler"]
 
-BEAT, WATCHDOG = "celery-beat", "superset-watchdog"
+BEAT, WATCHDOG, SCALER = "celery-beat", "superset-watchdog", "fleet-scaler"
 # What a service writes into its journal when it begins to lead, and when that is over.
-LEADS = {BEAT: "Acquired lock", WATCHDOG: "event=leads"}
-CHANGES = {BEAT: LEADS[BEAT], WATCHDOG: "event=(leads|follows)"}
+LEADS = {BEAT: "Acquired lock", WATCHDOG: "event=leads", SCALER: "event=leads"}
+CHANGES = {BEAT: LEADS[BEAT], WATCHDOG: "event=(leads|follows)", SCALER: "event=(leads|follows)"}
 TAKES_OVER_SECONDS = 15
 UNITS = pytest.mark.parametrize("unit", LEADS)
 

@@ -75,7 +75,7 @@ def test_users_are_not_given_the_metrics(stranger: requests.Session, url: str, p
 
 
 def test_operators_are_given_the_metrics_at_the_private_port(facts: dict[str, Any]) -> None:
-    private = f"http://{facts['haproxy_stats_address']}:{facts['haproxy_stats_port']}"
+    private = f"http://{facts['haproxy_private_address']}:{facts['haproxy_stats_port']}"
     answer = requests.get(f"{private}/fleet/metrics", timeout=30)
     workers = facts["fleet_group_sizes"]["celery_worker"]
     assert f'superset_fleet_workers{{queue="sql_lab"}} {workers}' in answer.text.splitlines()

@@ -74,6 +74,8 @@ def facts(redis: dict[str, object]) -> dict[str, object]:
             "password": PASSWORD,
         },
         "redis": {"coordination": redis, "results": redis, "cache": redis},
+        "urls": {"users": "http://127.0.0.1", "workers": "http://127.0.0.1"},
+        "smtp": {},
     }
 
 

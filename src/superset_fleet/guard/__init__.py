@@ -1,8 +1,8 @@
-"""No query waits for a worker that is not there, and none is lost with a worker that dies.
+"""No query waits for a worker that nobody starts, and none is lost with a worker that dies.
 
 Runs inside Superset and Celery, by their configuration alone (superset_config.py):
 
-    guard = Guard(redis_url=..., reruns=1)
+    guard = Guard(redis_url=..., wake=False)
     CeleryConfig.task_annotations = guard.annotations({...})
     FLASK_APP_MUTATOR = guard.install
 

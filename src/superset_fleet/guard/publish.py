@@ -32,12 +32,17 @@ class Refused(Exception):
         self.message, self.job, self.reason = message, job, reason
 
 
-def no_worker(name: str, queue: Queue) -> str:
-    """Return what a user is told whose query nobody would take."""
+def no_worker(name: str, queue: Queue, wake: bool) -> str:
+    """Return what a user is told whose query nobody would take.
+
+    With `wake`, why no worker is started for it, too.
+    """
+    not_started = f", and none is started ({queue.not_started})" if wake else ""
     return (
-        f"No worker takes queries from the queue '{name}' ({since(queue.silent_seconds)}), so "
-        "this one was not started and has not touched the database. Run it again in a minute. "
-        "If this stays so, tell your administrator that the Celery workers are down."
+        f"No worker takes queries from the queue '{name}' ({since(queue.silent_seconds)})"
+        f"{not_started}, so this one was not started and has not touched the database. Run it "
+        "again in a minute. If this stays so, tell your administrator that the Celery workers are "
+        "down."
     )
 
 
@@ -61,20 +66,20 @@ def queue_name(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> st
 def admit(guard: Guard, task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> bool:
     """Write a task's job down and return True, False where the registry cannot be asked.
 
-    Raises Refused where the task's queue has no worker.
+    Raises Refused where the task's queue has no worker, and none is started for it.
     """
     queue = queue_name(task, args, kwargs, options)
     name = job_name(task.name, args, kwargs)
     job = Job(task=task.name, task_id=options["task_id"], queue=queue)
     message = json.dumps({"args": list(args or ()), "kwargs": dict(kwargs or {})})
     try:
-        empty = guard.registry.admit(queue, name, job, message)
+        empty = guard.registry.admit(queue, name, job, message, guard.wake)
     except RedisError as error:
         # Whether there is a worker is not known, and an outage must not become a larger one.
         log.warning("event=unguarded job=%s reason=%r", name, error)
         return False
     if empty:
-        raise Refused(no_worker(queue, empty), name, "no_worker")
+        raise Refused(no_worker(queue, empty, guard.wake), name, "no_worker")
     return bool(name)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import redis
 from redis.backoff import NoBackoff
@@ -24,10 +24,14 @@ SILENT_SECONDS = 6.0
 REDIS_START_SECONDS = 10
 FORGET_SECONDS = 3600  # what dead workers leave is shown to operators for so long
 FINISHED_SECONDS = 7200  # a chart's message may be delivered once more for so long
+# So long the scaler's word counts, which it gives anew at each tick: longer than another one needs
+# to lead where it died.
+WAKE_SECONDS = 15
 
 PREFIX = "guard:"
-WORKERS, JOBS, MESSAGES, RUNS, NOTICED, DECISIONS = (
-    PREFIX + name for name in ("workers", "jobs", "messages", "runs", "noticed", "decisions")
+WORKERS, JOBS, MESSAGES, RUNS, NOTICED, DECISIONS, SCALER, HOLD = (
+    PREFIX + name
+    for name in ("workers", "jobs", "messages", "runs", "noticed", "decisions", "scaler", "hold")
 )
 
 NOW = "local time = redis.call('TIME'); local now = time[1] + time[2] / 1e6\n"
@@ -45,15 +49,20 @@ for i = 3, #KEYS, 2 do
 end
 """
 )
-# KEYS: queue, last sight, jobs, messages. ARGV: silent, Redis' start, job, record, message
+# KEYS: queue, last sight, jobs, messages, what the scaler says.
+# ARGV: silent, Redis' start, job, record, message, whether the scaler's word counts ('' for no)
+# -> admitted?, seconds since there was a consumer, what the scaler says
 ADMIT = (
     NOW
     + """
 if redis.call('ZCOUNT', KEYS[1], now - ARGV[1], '+inf') == 0 then
   local up = string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
   if tonumber(up) > tonumber(ARGV[2]) then
-    local seen = redis.call('GET', KEYS[2])
-    return {0, seen and string.format('%.3f', now - seen) or ''}
+    local wake = ARGV[6] ~= '' and redis.call('GET', KEYS[5])
+    if not wake or cjson.decode(wake).state == 'cannot' then
+      local seen = redis.call('GET', KEYS[2])
+      return {0, seen and string.format('%.3f', now - seen) or '', wake or ''}
+    end
   end
 end
 if ARGV[3] ~= '' then
@@ -61,16 +70,17 @@ if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[3], ARGV[3], record)
   redis.call('HSET', KEYS[4], ARGV[3], ARGV[5])
 end
-return {1, ''}
+return {1, '', ''}
 """
 )
-# KEYS: queue, last sight. ARGV: silent -> consumers, seconds since there was one
+# KEYS: queue, last sight, what the scaler says. ARGV: silent
+# -> consumers, seconds since there was one, what the scaler says
 QUEUE = (
     NOW
     + """
 local seen = redis.call('GET', KEYS[2])
 return {redis.call('ZCOUNT', KEYS[1], now - ARGV[1], '+inf'),
-        seen and string.format('%.3f', now - seen) or ''}
+        seen and string.format('%.3f', now - seen) or '', redis.call('GET', KEYS[3]) or ''}
 """
 )
 # KEYS: runs. ARGV: job, record, the record that may be replaced ('' for none) -> taken?
@@ -102,6 +112,9 @@ return 1
 """
 
 
+Finished = tuple[int, list[float]]  # tasks that ended; how long the newest ones took, in seconds
+
+
 @dataclass(frozen=True)
 class Worker:
     """What a worker says of itself with each beat."""
@@ -114,6 +127,12 @@ class Worker:
     reserved: list[str] = field(default_factory=list)  # jobs that are taken and do not run yet
     tasks: int = 0  # tasks that run, jobs or not
     draining: bool = False
+    instance: str = ""  # id of its machine; "": no cloud has it
+    group: str = ""  # name of that machine's auto-scaling group
+    # By queue, of tasks of every kind: how many it has taken and not ended, and how many it ended
+    # in this life, with the seconds of the newest.
+    taken: dict[str, int] = field(default_factory=dict)
+    finished: dict[str, Finished] = field(default_factory=dict)
     since: float = 0.0  # when it began, seconds since 1970
     last_beat: float = 0.0  # by Redis; not part of what is sent
 
@@ -140,11 +159,43 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Queue:
-    """A queue's consumers, and seconds since there was one (None: there never was)."""
+class Hold:
+    """Why the scaler changes no group's size, and since when."""
 
-    workers: int
-    silent_seconds: float | None
+    reason: str
+    at: float = 0.0  # by Redis
+
+
+@dataclass(frozen=True)
+class Wake:
+    """What the scaler says of a queue: whether a task that waits in it gets a worker started."""
+
+    group: str  # name of the auto-scaling group that serves the queue
+    # `ready`: one would be started. `starting`: one was asked for, and none takes tasks yet.
+    # `cannot`: none is started, because of `why`.
+    state: Literal["ready", "starting", "cannot"]
+    since: float = 0.0  # starting: when the first one was asked for, by Redis
+    desired: int = 0  # machines that the group is to have
+    why: str = ""  # in words that users may read
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What is known of a queue."""
+
+    workers: int  # that take from it
+    silent_seconds: float | None  # since there was one; None: there never was
+    wake: Wake | None = None  # what the scaler says; None: nothing, for WAKE_SECONDS
+
+    @property
+    def starts(self) -> bool:
+        """Whether the scaler starts a worker for what waits."""
+        return self.wake is not None and self.wake.state != "cannot"
+
+    @property
+    def not_started(self) -> str:
+        """Why the scaler starts none, in words."""
+        return self.wake.why if self.wake else "the scaler, which would start one, is silent"
 
 
 def record(value: Any) -> str:
@@ -159,6 +210,11 @@ def read(kind: type[Any], text: str | bytes) -> Any:
     """Return the object of a record; keys of a newer release are left out."""
     known = {each.name for each in fields(kind)}
     return kind(**{key: value for key, value in json.loads(text).items() if key in known})
+
+
+def queue_of(workers: int, silent: str, wake: str) -> Queue:
+    """Return a queue as the scripts tell it, '' for what is not known."""
+    return Queue(workers, float(silent) if silent else None, read(Wake, wake) if wake else None)
 
 
 class Registry:
@@ -210,9 +266,8 @@ class Registry:
 
     def queue(self, name: str) -> Queue:
         """Return who takes from a queue."""
-        keys = [f"{PREFIX}queue:{name}", f"{PREFIX}seen:{name}"]
-        workers, silent = self._scripts[QUEUE](keys=keys, args=[SILENT_SECONDS])
-        return Queue(workers, float(silent) if silent else None)
+        keys = [f"{PREFIX}{kind}:{name}" for kind in ("queue", "seen", "wake")]
+        return queue_of(*self._scripts[QUEUE](keys=keys, args=[SILENT_SECONDS]))
 
     def queues(self) -> list[str]:
         """Return the names of all queues that ever had a worker."""
@@ -228,16 +283,27 @@ class Registry:
         """Return since when Redis runs."""
         return int(self.redis.info("server")["uptime_in_seconds"])
 
+    def wakes(self, wakes: Mapping[str, Wake]) -> None:
+        """Say of queues, by name, whether workers are started for them: the scaler, each tick."""
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for queue, wake in wakes.items():
+                pipeline.set(f"{PREFIX}wake:{queue}", record(wake), ex=WAKE_SECONDS)
+            pipeline.execute()
+
     # -- Jobs -------------------------------------------------------------------------------------
-    def admit(self, queue: str, name: str, job: Job, message: str) -> Queue | None:
+    def admit(
+        self, queue: str, name: str, job: Job, message: str, wake: bool = False
+    ) -> Queue | None:
         """Write a job down and return None; or return the queue where nobody would take it.
 
-        An empty name is that of a task which is not written down.
+        An empty name is that of a task which is not written down. With `wake` a queue will do
+        for which the scaler starts a worker.
         """
         keys = [f"{PREFIX}queue:{queue}", f"{PREFIX}seen:{queue}", JOBS, MESSAGES]
+        keys.append(f"{PREFIX}wake:{queue}")
         args: list[Any] = [SILENT_SECONDS, REDIS_START_SECONDS, name, record(job), message]
-        admitted, silent = self._scripts[ADMIT](keys=keys, args=args)
-        return None if admitted else Queue(0, float(silent) if silent else None)
+        admitted, *seen = self._scripts[ADMIT](keys=keys, args=[*args, "yes" if wake else ""])
+        return None if admitted else queue_of(0, *seen)
 
     def jobs(self) -> dict[str, Job]:
         """Return all jobs that are not finished."""
@@ -323,3 +389,26 @@ class Registry:
     def decisions(self) -> dict[str, int]:
         """Return how often each decision was taken, by its name."""
         return {name: int(count) for name, count in self.redis.hgetall(DECISIONS).items()}
+
+    # -- The scaler -------------------------------------------------------------------------------
+    def report(self, report: Mapping[str, Any]) -> None:
+        """Write down what the leading scaler sees and decided; the time is added."""
+        self.redis.set(SCALER, json.dumps({**report, "at": self.now()}))
+
+    def reported(self) -> dict[str, Any] | None:
+        """Return what a scaler wrote down last, with `at`, Redis' time; None: none ever did."""
+        text = self.redis.get(SCALER)
+        return json.loads(text) if text else None
+
+    def hold(self, reason: str) -> None:
+        """Let the scaler change no group's size, until it is released."""
+        self.redis.set(HOLD, json.dumps({"reason": reason, "at": self.now()}))
+
+    def release_hold(self) -> None:
+        """Let the scaler change sizes again."""
+        self.redis.delete(HOLD)
+
+    def held(self) -> Hold | None:
+        """Return why the scaler changes no group's size, None where it may."""
+        text = self.redis.get(HOLD)
+        return read(Hold, text) if text else None

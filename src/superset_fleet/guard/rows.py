@@ -92,15 +92,34 @@ def retry(connection: Any, query_id: int, seen: Row) -> bool:
     return True
 
 
+def note(connection: Any, query_id: int, message: str, seen: Row) -> bool:
+    """Let SQL Lab show a message of a query; False where its row is no more what was seen.
+
+    It stands where Superset says how far a query is, and a run first of all writes there.
+    """
+    if look(connection, query_id, lock=True) != seen:
+        return False
+    extra = {**extra_of(connection, query_id), "progress": message}
+    statement = sqlalchemy.text(
+        f"update query set extra_json = :extra, changed_on = {NOW} where id = :id"
+    )
+    connection.execute(statement, {"id": query_id, "extra": json.dumps(extra)})
+    return True
+
+
+def extra_of(connection: Any, query_id: int) -> dict[str, Any]:
+    """Return what Superset keeps of a query beside the columns."""
+    statement = sqlalchemy.text("select extra_json from query where id = :id")
+    text = connection.execute(statement, {"id": query_id}).scalar()
+    return dict(json.loads(text or "{}"))
+
+
 def fail(connection: Any, query_id: int, message: str, seen: Row | None = None) -> bool:
     """End a query with an error; False where it is finished, or its row no more what was seen."""
     row = look(connection, query_id, lock=True)
     if row is None or row.status not in UNFINISHED or (seen and row != seen):
         return False
-    text = connection.execute(
-        sqlalchemy.text("select extra_json from query where id = :id"), {"id": query_id}
-    ).scalar()
-    extra = {**json.loads(text or "{}"), "errors": errors(message), "progress": None}
+    extra = {**extra_of(connection, query_id), "errors": errors(message), "progress": None}
     statement = sqlalchemy.text(
         "update query set status = 'failed', error_message = :message, extra_json = :extra,"
         f" tmp_table_name = null, end_time = {MILLISECONDS}, changed_on = {NOW} where id = :id"

@@ -21,11 +21,13 @@ class Guard:
     """Guards the tasks of queries and charts, where they are sent and where they run.
 
     `redis_url` is the database of the registry, where Global Async Queries must have their
-    streams, too.
+    streams, too. `wake` says what becomes of a task that no worker would take: it is refused
+    (False), or it waits where the scaler starts one (True).
     """
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, wake: bool = False) -> None:
         self.registry = Registry(redis_url)
+        self.wake = wake
         self.app: Any = None  # Superset's application
         self.worker = ""  # name of this life of the worker, in its processes
 

@@ -1,4 +1,4 @@
-"""The tasks that are guarded, and the names of their jobs."""
+"""The tasks that are guarded, the names of their jobs, and the queues of others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 QUERIES = ("sql_lab.get_sql_results", "query_execution.execute_sql")
 CHARTS = ("load_chart_data_into_cache", "load_explore_json_into_cache")
 TASKS = QUERIES + CHARTS
+# The queues of tasks that need a browser.
+BROWSER_QUEUES = ("reports", "thumbnails")
 
 
 def first(name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> Any:

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,14 @@ class QueueState:
     active: int = 0  # tasks that run, on draining workers too
     waiting: int | None = None  # tasks in the broker; None where they cannot be counted
     silent_seconds: float | None = None  # since a worker was heard; None where there never was one
+    # Whether the scaler starts a worker for what waits. None where nobody waits for that.
+    wakes: bool | None = None
+    starting_seconds: float | None = None  # since the first one was asked for; None: none is
+
+    @property
+    def takes(self) -> bool:
+        """Whether a query is taken: it runs, or waits for a worker that is started."""
+        return self.workers > 0 or bool(self.wakes)
 
 
 @dataclass(frozen=True)
@@ -76,14 +84,23 @@ def count(
     )
 
 
+def waking(state: QueueState, queue: registry.Queue, now: float) -> QueueState:
+    """Return a queue's state with what the scaler says of it; `now` is by Redis."""
+    wake = queue.wake
+    starting = wake is not None and wake.state == "starting" and not queue.workers
+    seconds = max(0.0, round(now - wake.since, 1)) if wake and starting else None
+    return replace(state, wakes=queue.starts, starting_seconds=seconds)
+
+
 def look(
     known: registry.Registry,
     names: Iterable[str],
     lengths: Callable[[list[str]], dict[str, int]],
+    wake: bool = False,
 ) -> State:
     """Return the state of these queues, and of all that ever had a worker.
 
-    Raises Unknown where Redis does not tell.
+    With `wake`, what the scaler says of them, too. Raises Unknown where Redis does not tell.
     """
     try:
         now = known.now()
@@ -101,10 +118,10 @@ def look(
         # Its own text holds the address.
         raise Unknown(f"Redis does not answer ({type(error).__name__}).") from error
     waiting = lengths(list(queues))
-    return State(
-        {name: count(name, queue, live, waiting.get(name)) for name, queue in queues.items()},
-        decisions,
-    )
+    states = {name: count(name, queue, live, waiting.get(name)) for name, queue in queues.items()}
+    if wake:
+        states = {name: waking(state, queues[name], now) for name, state in states.items()}
+    return State(states, decisions)
 
 
 class Broker:
@@ -174,14 +191,23 @@ METRICS = {
     "tasks_active": ("active", "Tasks that run on the queue's workers."),
     "queue_length": ("waiting", "Tasks that wait in the broker."),
     "queue_silent_seconds": ("silent_seconds", "Seconds since a worker of the queue was heard."),
+    "queue_wakes": ("wakes", "Whether a worker is started for what waits in the queue."),
+    "worker_starting_seconds": ("starting_seconds", "Seconds since a first worker was asked for."),
 }
 
 
-def health(state: State, names: Iterable[str], least: int) -> dict[str, Any]:
-    """Return the document of /fleet/health on these queues: `lacking` names those with fewer
-    workers than the least number."""
+def health(state: State, names: Iterable[str], least: int | None) -> dict[str, Any]:
+    """Return the document of /fleet/health on these queues.
+
+    `lacking` names those with fewer workers than the least number; where none is given, those
+    from which no query would be taken.
+    """
     queues = {name: state.queues.get(name, QueueState()) for name in names}
-    lacking = [name for name, queue in queues.items() if queue.workers < least]
+    lacking = [
+        name
+        for name, queue in queues.items()
+        if (not queue.takes if least is None else queue.workers < least)
+    ]
     return {
         "status": "lacking" if lacking else "ok",
         "lacking": lacking,
@@ -204,8 +230,8 @@ def metrics_of_queues(state: State) -> list[str]:
         lines += head(metric, "gauge", meaning)
         for name, queue in state.queues.items():
             value = getattr(queue, attribute)
-            if value is not None:
-                lines.append(f'superset_fleet_{metric}{{queue="{escape(name)}"}} {value}')
+            if value is not None:  # and of a truth value 0 or 1
+                lines.append(f'superset_fleet_{metric}{{queue="{escape(name)}"}} {+value}')
     lines += head("decisions_total", "counter", "What the watchdog decided about jobs.")
     for name, number in sorted(state.decisions.items()):
         lines.append(f'superset_fleet_decisions_total{{decision="{escape(name)}"}} {number}')
@@ -236,11 +262,11 @@ def pages(
 
     @blueprint.get("/health")
     def show_health() -> Any:
-        least = flask.request.args.get("min", "1")
-        if not re.fullmatch("[0-9]{1,6}", least):
+        least = flask.request.args.get("min")
+        if least is not None and not re.fullmatch("[0-9]{1,6}", least):
             return {"error": "min is a number of workers, for example min=2."}, 400
         wanted = flask.request.args.getlist("queue") or names()
-        document = health(state(), wanted, int(least))
+        document = health(state(), wanted, None if least is None else int(least))
         return document, 200 if document["status"] == "ok" else 503
 
     @blueprint.get("/metrics")
@@ -359,7 +385,7 @@ def init(app: flask.Flask, guard: Guard) -> None:
         return sorted({route({}, task)["queue"].name for task in QUERIES + CHARTS * charts})
 
     broker = Broker(celery_app)
-    seen = Glance(lambda: look(guard.registry, names(), broker.lengths))
+    seen = Glance(lambda: look(guard.registry, names(), broker.lengths, guard.wake))
     ready = app.extensions.get(EXTENSION)
     blueprint = pages(seen, names, ready.dependencies if ready else dict)
     app.register_blueprint(blueprint)

@@ -6,11 +6,15 @@ its last queries, which must not look dead.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import socket
 import threading
+import time
 import uuid
+from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +22,8 @@ from celery import signals
 from celery.worker import state
 from redis import RedisError
 
-from .registry import BEAT_SECONDS, Worker
+from .drain import Drain
+from .registry import BEAT_SECONDS, Finished, Worker
 from .tasks import job_name
 
 if TYPE_CHECKING:
@@ -28,6 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Of each queue's tasks that ended: so many durations are in a beat. A worker of a few slots ends
+# no more between two looks of the scaler, unless they are so short that a sample of them will do.
+NEWEST = 20
+
 
 def jobs(requests: Iterable[Any]) -> list[str]:
     """Return the jobs of Celery's requests."""
@@ -35,15 +44,73 @@ def jobs(requests: Iterable[Any]) -> list[str]:
     return [name for name in named if name]
 
 
+def queue_of(request: Any) -> str:
+    """Return the queue that a request came from: Celery's own queues are bound by their name."""
+    return str((request.delivery_info or {}).get("routing_key") or "")
+
+
+class Stopwatch:
+    """How long tasks took, from the processes that run them to the one that beats.
+
+    By a pipe, which the pool's processes inherit: Celery tells the main process that a task has
+    ended, but not how long it took, and lets nobody listen.
+    """
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        for end in (self._reading, self._writing):
+            os.set_blocking(end, False)
+        self._began: dict[str, float] = {}  # in a process of the pool: task → monotonic seconds
+        self._rest = b""
+        self._finished: dict[str, Finished] = {}
+
+    def start(self, task_id: str, **_: Any) -> None:
+        """Note that a task begins."""
+        self._began[task_id] = time.monotonic()
+
+    def stop(self, task_id: str, task: Any, **_: Any) -> None:
+        """Tell that a task has ended; where the pipe is full, one of many is not counted."""
+        began = self._began.pop(task_id, None)
+        if began is None:
+            return
+        said = [queue_of(task.request), round(time.monotonic() - began, 3)]
+        with contextlib.suppress(OSError):
+            os.write(self._writing, f"{json.dumps(said)}\n".encode())
+
+    def read(self) -> dict[str, Finished]:
+        """Return what was told in this life, by queue."""
+        with contextlib.suppress(BlockingIOError):
+            while text := os.read(self._reading, 65536):
+                self._rest += text
+        *lines, self._rest = self._rest.split(b"\n")
+        new = defaultdict(list)
+        for line in lines:
+            queue, seconds = json.loads(line)
+            new[queue].append(seconds)
+        for queue, took in new.items():
+            ended, before = self._finished.get(queue, (0, []))
+            self._finished[queue] = ended + len(took), [*before, *took][-NEWEST:]
+        return dict(self._finished)
+
+
 class Heartbeat(threading.Thread):
     """Tells the registry every second what the worker does, until it ends."""
 
-    def __init__(self, guard: Guard, controller: Any) -> None:
+    def __init__(self, guard: Guard, controller: Any, stopwatch: Stopwatch) -> None:
         super().__init__(name="guard-heartbeat", daemon=True)
-        self._guard, self._controller = guard, controller
-        self._wake, self._draining, self._over = (threading.Event() for _ in range(3))
+        self._guard, self._controller, self._stopwatch = guard, controller, stopwatch
+        self._wake, self._stopping, self._over = (threading.Event() for _ in range(3))
+        controller.consumer.drain.changed = self._wake.set
         self._lost = False
-        self._worker = Worker(socket.gethostname(), os.getpid(), [], 0)
+        self._worker = Worker(
+            socket.gethostname(),
+            os.getpid(),
+            [],
+            0,
+            # Of machines that a cloud has: fleet-boot writes them into the unit's environment.
+            instance=os.environ.get("FLEET_INSTANCE", ""),
+            group=os.environ.get("FLEET_GROUP", ""),
+        )
 
     def run(self) -> None:
         """Beat; right away once more when something has changed."""
@@ -70,7 +137,7 @@ class Heartbeat(threading.Thread):
         registry.beat(name, self._worker)
 
     def _look(self) -> dict[str, Any]:
-        draining = self._draining.is_set()
+        draining = self._controller.consumer.drain.draining or self._stopping.is_set()
         # Copied first: Celery changes these sets meanwhile.
         active, reserved = set(state.active_requests), set(state.reserved_requests)
         # There is none while the broker cannot be reached, and after the end of taking work.
@@ -83,11 +150,13 @@ class Heartbeat(threading.Thread):
             "active": jobs(active),
             "reserved": jobs(reserved - active),
             "draining": draining,
+            "taken": dict(Counter(queue_of(each) for each in active | reserved)),
+            "finished": self._stopwatch.read(),
         }
 
-    def drain(self) -> None:
+    def stop(self) -> None:
         """Take no more work. Called by a signal's handler, so it only leaves a note."""
-        self._draining.set()
+        self._stopping.set()
         self._wake.set()
 
     def end(self) -> None:
@@ -104,20 +173,27 @@ class Heartbeat(threading.Thread):
 def beat_from(guard: Guard) -> None:
     """Let this process beat if it becomes a worker's main process."""
 
-    def name(sender: str, **_: Any) -> None:
+    stopwatch: Stopwatch
+
+    def name(sender: str, instance: Any, **_: Any) -> None:
+        nonlocal stopwatch
         # Before the pool's processes are forked, so that they know it, too.
         guard.worker = f"{sender}#{uuid.uuid4().hex[:8]}"
+        stopwatch = Stopwatch()
+        signals.task_prerun.connect(stopwatch.start, weak=False)
+        signals.task_postrun.connect(stopwatch.stop, weak=False)
+        instance.app.steps["consumer"].add(Drain)
 
     def start(sender: Any, **_: Any) -> None:
-        heartbeat = Heartbeat(guard, sender.controller)
+        heartbeat = Heartbeat(guard, sender.controller, stopwatch)
 
-        def drain(**_: Any) -> None:
-            heartbeat.drain()
+        def stop(**_: Any) -> None:
+            heartbeat.stop()
 
         def end(**_: Any) -> None:
             heartbeat.end()
 
-        signals.worker_shutting_down.connect(drain, weak=False)
+        signals.worker_shutting_down.connect(stop, weak=False)
         signals.worker_shutdown.connect(end, weak=False)
         heartbeat.start()
 

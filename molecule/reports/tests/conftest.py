@@ -1,0 +1,119 @@
+"""A dashboard to make pictures of, and workers to make them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from shared import machines
+from shared.fleet import Fleet, wait
+from shared.groups import BOOT_SECONDS, Group
+from shared.machines import Machine
+from shared.users import User
+
+from superset_fleet.ansible import ROOT
+
+GROUP = "celery_worker_reports"
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def facts() -> dict[str, Any]:
+    known: dict[str, Any] = machines.facts()
+    return known
+
+
+@pytest.fixture
+def fleet(browser_machine: Machine) -> Fleet:
+    """The fleet, with a machine for reports."""
+    return Fleet()
+
+
+@pytest.fixture(scope="session")
+def user(facts: dict[str, Any]) -> User:
+    password = facts["superset_admin_password"]
+    return User(facts["superset_url"], facts["haproxy_ca_certificate"], password)
+
+
+@pytest.fixture(scope="session")
+def ask(user: User) -> Ask:
+    """Ask Superset's API something as admin."""
+
+    def ask(method: str, path: str, body: Any = None) -> Any:
+        return user.superset.ask(f"{method} {path}", method, f"/api/v1/{path}", body)
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def browser_machine(facts: dict[str, Any]) -> Iterator[Machine]:
+    """A machine that takes reports: of a group that has none until they are wanted."""
+    assert facts["superset_browser_enabled"], "this scenario is for a fleet with browsers"
+    group = Group(GROUP)
+    # Or it would end the machine when nothing is to be done for a while.
+    subprocess.run([ROOT / "fleet", "scale", "--hold", "scenario reports"], check=True)
+    machine = group.add()
+    fleet = Fleet()
+
+    def takes() -> bool:
+        return any(
+            worker.host == machine.host and "reports" in worker.queues for worker in fleet.takers()
+        )
+
+    wait(f"{machine.name} takes reports", takes, BOOT_SECONDS)
+    yield machine
+    group.restore()
+    subprocess.run([ROOT / "fleet", "scale", "--release"], check=True)
+
+
+@pytest.fixture
+def chart(ask: Ask, user: User) -> Iterator[dict[str, Any]]:
+    """A chart that nobody has asked for yet: its id, and what a browser asks for to draw it."""
+    # One that is there already, by the same name, would be refused.
+    datasets = ask("GET", "dataset/?q=(filters:!((col:table_name,opr:eq,value:flights)))")["result"]
+    if datasets:
+        dataset = datasets[0]["id"]
+    else:
+        table = {"database": user.database_id, "schema": "public", "table_name": "flights"}
+        dataset = ask("POST", "dataset/", table)["id"]
+    metric = {
+        "expressionType": "SQL",
+        "sqlExpression": "count(*)",
+        "label": "flights",
+        "optionName": "flights",
+    }
+    limit = 10_000 + secrets.randbelow(10_000)  # no other chart has the same key in the cache
+    context = {
+        "datasource": {"id": dataset, "type": "table"},
+        "force": False,
+        "queries": [{"columns": ["origin"], "metrics": [metric], "row_limit": limit}],
+        "result_format": "json",
+        "result_type": "full",
+    }
+    form = {
+        "datasource": f"{dataset}__table",
+        "viz_type": "table",
+        "query_mode": "aggregate",
+        "groupby": ["origin"],
+        "metrics": [metric],
+        "row_limit": limit,
+    }
+    made = ask(
+        "POST",
+        "chart/",
+        {
+            "slice_name": f"Flights {limit}",
+            "viz_type": "table",
+            "datasource_id": dataset,
+            "datasource_type": "table",
+            "params": json.dumps(form),
+            "query_context": json.dumps({**context, "form_data": form}),
+            "owners": [ask("GET", "me/")["result"]["id"]],
+        },
+    )
+    yield {"id": made["id"], "data": context}
+    ask("DELETE", f"chart/{made['id']}")

@@ -1,0 +1,202 @@
+"""Reports, thumbnails, warm caches: what their users get, and what queries do not notice of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import secrets
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from shared.fleet import WORKER, Fleet, wait
+from shared.machines import Machine
+from shared.users import User
+
+Ask = Callable[..., Any]
+PICTURE_SECONDS = 240  # beside a fleet on two processors
+CELERY = (
+    "SUPERSET_CONFIG_PATH=/etc/superset/superset_config.py "
+    "SUPERSET_FACTS=/etc/superset/facts.json "
+    "/opt/superset/venv/bin/celery --app superset.tasks.celery_app:app "
+)
+
+
+def call(machine: Machine, task: str, *arguments: Any) -> str:
+    """Send a task to the queue that it belongs to, and return its id."""
+    said: str = machine.run(f"{CELERY} call {task} --args '{json.dumps(arguments)}' 2>/dev/null")
+    return said.splitlines()[-1]
+
+
+def journal(machines: list[Machine], words: str) -> str:
+    """Return the lines of workers that say something."""
+    command = f"journalctl --quiet --unit {WORKER} --since -5min --grep '{words}' || true"
+    return "".join(machine.run(command) for machine in machines)
+
+
+def thumbnails(fleet: Fleet) -> dict[bytes, bytes]:
+    """Return the pictures in the cache, as Superset's cache keeps them."""
+    server = fleet.facts["superset_facts"]["redis"]["cache"]
+    cache: Any = redis.Redis(server["host"], server["port"], password=server["password"])
+    kept = {key: cache.get(key) for key in cache.scan_iter("superset_thumbnail_*")}
+    payloads = {key: pickle.loads(value[1:]) for key, value in kept.items() if value}
+    return {key: base64.b64decode(one["image"]) for key, one in payloads.items() if one["image"]}
+
+
+@contextmanager
+def report(ask: Ask, chart: int) -> Iterator[int]:
+    """Have a report of a chart every minute, for as long as it takes to see one."""
+    made = ask(
+        "POST",
+        "report/",
+        {
+            "type": "Report",
+            "name": f"Flights {secrets.token_hex(4)}",
+            "active": True,
+            "crontab": "* * * * *",
+            "timezone": "UTC",
+            "chart": chart,
+            "owners": [ask("GET", "me/")["result"]["id"]],
+            "report_format": "PNG",
+            "creation_method": "alerts_reports",
+            "recipients": [
+                {
+                    "type": "Email",
+                    # Without a mail server nothing is sent, and example.com takes no mail.
+                    "recipient_config_json": {"target": "nobody@example.com"},
+                }
+            ],
+        },
+    )
+    try:
+        yield made["id"]
+    finally:
+        ask("DELETE", f"report/{made['id']}")
+
+
+def test_a_report_is_made_when_it_is_due(
+    ask: Ask, browser_machine: Machine, chart: dict[str, Any]
+) -> None:
+    with report(ask, chart["id"]) as number:
+
+        def ended() -> list[Any]:
+            log = ask("GET", f"report/{number}/log/")["result"]
+            return [entry for entry in log if entry["state"] in ("Success", "Error")]
+
+        entry = wait("the report has ended", ended, 60 + PICTURE_SECONDS)[0]
+    assert (entry["state"], entry["error_message"]) == ("Success", None)
+
+
+def test_no_worker_is_asked_whether_reports_are_due(fleet: Fleet) -> None:
+    """Beat looks itself: that alone would keep a group of workers from having no machine."""
+    assert not journal(fleet.of("celery_worker"), r"reports\.scheduler.*received")
+    looked = journal_of_beats(fleet)
+    assert "reports.scheduler" in looked
+    assert "Signal handler" not in looked
+
+
+def journal_of_beats(fleet: Fleet) -> str:
+    command = "journalctl --quiet --unit celery-beat --since -3min"
+    return "".join(machine.run(command) for machine in fleet.of("scheduler"))
+
+
+def test_a_chart_has_a_thumbnail(
+    fleet: Fleet, user: User, browser_machine: Machine, chart: dict[str, Any]
+) -> None:
+    before = set(thumbnails(fleet))
+    task = call(browser_machine, "cache_chart_thumbnail", user.username, chart["id"], True)
+    wait(
+        "the thumbnail is made",
+        lambda: journal([browser_machine], f"{task}.* succeeded"),
+        PICTURE_SECONDS,
+    )
+    (made,) = set(thumbnails(fleet)) - before
+    data = thumbnails(fleet)[made]
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack(">II", data[16:24]) == (800, 600)
+    assert len(data) > 3_000  # white alone is smaller
+
+
+def test_a_browser_has_sandboxes_and_no_secret(browser_machine: Machine, user: User) -> None:
+    # A session that asks for nothing: what systemd starts for it is what is looked at.
+    looked = browser_machine.run(
+        """cat > /run/browse.py <<'PYTHON'
+import subprocess
+from selenium.webdriver import chrome
+options = chrome.options.Options()
+options.add_argument("--headless")
+service = chrome.service.Service(executable_path="/usr/local/bin/superset-browser")
+driver = chrome.webdriver.WebDriver(options=options, service=service)
+driver.get("chrome://sandbox")
+print(driver.find_element("tag name", "body").text)
+print(subprocess.run(["systemctl", "list-units", "--plain", "--no-legend", "superset-browser@*"],
+                     capture_output=True, text=True).stdout)
+print(subprocess.run(["sh", "-c", "ps -eo user:20,args | grep [c]hromium/chromium"],
+                     capture_output=True, text=True).stdout)
+driver.quit()
+PYTHON
+/opt/superset/venv/bin/python /run/browse.py"""
+    )
+    assert "You are adequately sandboxed." in looked
+    assert "superset-browser@" in looked
+    assert "--no-sandbox" not in looked
+    owners = {line.split()[0] for line in looked.splitlines() if "chromium/chromium" in line}
+    assert owners
+    assert not owners & {"root", "superset"}
+    wait(
+        "the browser is gone",
+        lambda: not browser_machine.run("pgrep chromium || true"),
+        30,
+    )
+
+
+def test_workers_themselves_stay_as_confined_as_before(browser_machine: Machine) -> None:
+    shown = browser_machine.run(
+        f"systemctl show --property NoNewPrivileges,RestrictNamespaces,DropInPaths {WORKER}"
+    )
+    assert set(shown.splitlines()) == {"NoNewPrivileges=yes", "RestrictNamespaces=yes"} | {
+        "DropInPaths="
+    }
+
+
+def test_who_takes_queries_takes_no_reports(fleet: Fleet, browser_machine: Machine) -> None:
+    takers = {worker.host: set(worker.queues) for worker in fleet.takers()}
+    assert takers[browser_machine.host] == {"reports", "thumbnails"}
+    for host, queues in takers.items():
+        assert host == browser_machine.host or not queues & {"reports", "thumbnails"}
+
+
+def test_queries_do_not_notice_that_many_thumbnails_wait(
+    user: User, browser_machine: Machine, chart: dict[str, Any]
+) -> None:
+    for _ in range(6):
+        call(browser_machine, "cache_chart_thumbnail", user.username, chart["id"], True)
+    begin = time.monotonic()
+    query = user.send("select 1 as one")
+    user.wait([query], 30)
+    assert query.status == "success"
+    assert time.monotonic() - begin < 20
+
+
+def test_a_warm_cache_answers_the_first_who_asks(
+    ask: Ask, fleet: Fleet, chart: dict[str, Any]
+) -> None:
+    workers = fleet.of("celery_worker")
+    call(workers[0], "cache-warmup", "dummy")
+    fetched = rf'"chart_id": {chart["id"]}}}, status code: 200'
+    wait("the chart is warm", lambda: journal(workers, fetched), 120)
+    (answer,) = ask("POST", "chart/data", chart["data"])["result"]
+    assert answer["is_cached"], answer
+    assert {row["origin"] for row in answer["data"]} == {"EWR", "JFK", "LGA"}
+
+
+def test_workers_come_in_by_a_way_of_their_own(fleet: Fleet) -> None:
+    url = fleet.facts["superset_url_for_workers"]
+    headers = fleet.one("celery_worker").run(f"curl -sS -D - -o /dev/null {url}/login/")
+    (cookie,) = [line for line in headers.splitlines() if line.startswith("set-cookie: session=")]
+    assert "Secure" not in cookie
+    assert "HttpOnly" in cookie

@@ -1,0 +1,62 @@
+"""The scaler on the machines of the schedulers: what it sees, and that it can be held.
+
+Who leads is what the scenario `scheduler` tests, how it scales the soak `workers`.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shared.fleet import wait
+
+from superset_fleet.ansible import ROOT
+
+testinfra_hosts = ["ansible://scheduler"]
+
+FLEET = Path(sys.executable).with_name("fleet")
+
+
+def scale(*arguments):
+    """What `fleet scale` says, for programs."""
+    command = [FLEET, "scale", "--json", *arguments]
+    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+
+
+@pytest.fixture
+def held():
+    """Nobody holds the scaler before, and nobody does after."""
+    scale("--release")
+    yield
+    scale("--release")
+
+
+def test_it_reports_every_worker_group_of_the_fleet():
+    said = scale()
+    assert said["trouble"] == ""
+    (group,) = [each for each in said["groups"] if each["name"].endswith("-celery_worker")]
+    assert {"sql_lab", "charts"} <= {*group["queues"]}
+    assert group["min"] <= group["desired"] <= group["max"]
+    assert group["obstacle"] == ""
+
+
+def test_it_sees_the_workers_of_its_groups():
+    def complete():
+        return all(group["workers"] == group["desired"] for group in scale()["groups"])
+
+    wait("every machine has a worker", complete, 120)
+
+
+def test_held_it_says_so_until_it_is_released(held):
+    assert scale("--hold", "a test")["hold"]["reason"] == "a test"
+    wait(
+        "it is held",
+        lambda: all("held: a test" in group["obstacle"] for group in scale()["groups"]),
+    )
+    assert scale("--release")["hold"] is None
+
+
+def test_its_user_reads_no_facts_but_by_its_unit(host):
+    with host.sudo("scaler"):
+        assert host.run("cat /etc/superset/facts.json").failed

@@ -1,0 +1,105 @@
+"""A worker that drains: takes no more tasks, gives back those that do not run, ends the rest.
+
+It drains while there is the file DRAINING, as a web machine does, and when it is told to stop; then
+it stops as soon as it has nothing to do. Celery's own way to stop ends the event loop first of all:
+what the worker holds without running it waits until its last task has ended, which can be an hour
+later, and what has ended meanwhile is confirmed no sooner. So that way is taken at the end only, or
+where there is no event loop, as without a broker.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from celery.bootsteps import StartStopStep
+from celery.worker import state
+from celery.worker.consumer import Tasks
+from celery.worker.request import Request
+
+DRAINING = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/celery-worker"), "draining")
+LOOK_SECONDS = 1.0  # the event loop does not turn more often by itself
+
+log = logging.getLogger(__name__)
+
+
+class Drain(StartStopStep):  # type: ignore[misc]
+    """A part of a worker's consumer, which is started whenever the broker is there.
+
+    Everything is done by the main thread, in the event loop, which owns the consumer.
+    """
+
+    requires = (Tasks,)
+
+    def __init__(self, consumer: Any, **_: Any) -> None:
+        consumer.drain = self
+        self.draining = False
+        self.changed: Callable[[], object] = lambda: None  # called when `draining` has changed
+        self._in_loop = False
+        self._stop: Any = None  # Celery's own way: its handler of the signal
+        self._told: Callable[[], None] | None = None
+
+    def start(self, consumer: Any) -> None:
+        """Look from now on, and be who is told to stop."""
+        if not self._stop:
+            self._stop = signal.getsignal(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, self._terminated)
+        self._in_loop = True
+        consumer.call_soon(self.look, consumer)
+        consumer.timer.call_repeatedly(LOOK_SECONDS, self.look, (consumer,))
+
+    def stop(self, _: Any) -> None:
+        """The event loop has ended: the broker is lost, or the worker stops."""
+        self._in_loop = False
+        if self._told:
+            self._told()
+
+    def _terminated(self, *given: Any) -> None:
+        if not self._in_loop:
+            self._stop(*given)
+        elif not self._told:
+            self._told = functools.partial(self._stop, *given)
+            self._set(True)
+
+    def _set(self, draining: bool) -> None:
+        if draining != self.draining:
+            self.draining = draining
+            log.warning("event=%s", "drains" if draining else "takes_tasks")
+            self.changed()
+
+    def look(self, consumer: Any) -> None:
+        """Do what there is to do."""
+        self._set(bool(self._told) or DRAINING.exists())
+        if not self.draining:
+            consumer.task_consumer.consume()  # from those queues alone from which it does not yet
+            return
+        consumer.task_consumer.cancel()
+        for request in [*too_early(consumer), *without_process(consumer)]:
+            request.reject(requeue=True)
+            state.task_ready(request)
+        if self._told and not state.reserved_requests:
+            self._told()
+
+
+def too_early(consumer: Any) -> Iterator[Request]:
+    """Forget the tasks whose time has not come, and yield them."""
+    for scheduled in consumer.timer.queue:
+        entry = scheduled.entry
+        request = next(iter(entry.args), None)
+        if isinstance(request, Request) and not entry.canceled:
+            entry.cancel()
+            consumer.qos.decrement_eventually()  # room was made for it
+            yield request
+
+
+def without_process(consumer: Any) -> Iterator[Request]:
+    """Forget the tasks that wait until a process of the pool is free, and yield them."""
+    waiting = consumer.controller.semaphore._waiting
+    while waiting:
+        _, (request,), _ = waiting.popleft()
+        yield request

@@ -1,0 +1,457 @@
+"""fleet-scaler: gives every worker group as many machines as its queues need.
+
+    python -m superset_fleet.scaler --slots 2 --acceptable-wait 10 --cooldown 300
+
+Any number may run, one leads. Every two seconds it reads the auto-scaling groups, what the workers
+say of themselves and how long the queues are; `scaling.decide` says how many machines a group is
+to have, and the cloud is asked for them. Machines that have tasks are protected from scale-in.
+
+What cannot be read is taken to be as it was: an error changes the size of no group. Where the
+machines are no cloud's it only reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redis
+
+from . import aws, broker, facts
+from .durations import Durations
+from .guard.registry import (
+    PREFIX,
+    SILENT_SECONDS,
+    WAKE_SECONDS,
+    Hold,
+    Registry,
+    Wake,
+    Worker,
+)
+from .instance import Metadata, MetadataError
+from .leading import Lead
+from .scaling import Load, Memory, Policy, decide
+from .service import begin_journal, repeat, tell, until_terminated
+from .worker_groups import STANDING, Cloud, Group, lives, owners, standing
+
+TICK_SECONDS = 2.0
+# A machine without tasks stays protected for so long, unless its group is to become smaller: else
+# every short query were two calls.
+IDLE_SECONDS = 60.0
+# What was not looked at for so long is not remembered: nobody knows how it was meanwhile.
+BREAK_SECONDS = 15.0
+# Until a machine was seen to start: AWS' own take about a minute to boot.
+START_SECONDS = 60.0
+STARTS = 5  # newest ones, whose median counts
+# After so long it is said that a cloud which fails starts no worker: not after one call that
+# failed, and before what was said last lapses.
+REFUSED_SECONDS = WAKE_SECONDS / 2
+METRIC_SECONDS = 60.0  # CloudWatch's resolution
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an installation wants."""
+
+    slots: int  # tasks that a machine runs at a time, until one has said so itself
+    acceptable_wait_seconds: float = 10.0
+    cooldown_seconds: float = 300.0
+
+
+# -- What is remembered ---------------------------------------------------------------------------
+@dataclass
+class Past:
+    """What is known of a group from former ticks."""
+
+    memory: Memory = field(default_factory=Memory)
+    slots: int = 0
+    idle_since: dict[str, float] = field(default_factory=dict)  # by machine, monotonic
+    starting: float | None = None  # since when it has machines, or is to, and no worker: by Redis
+    changed: dict[str, Any] | None = None  # the last change of its size
+    refused: str = ""  # what the cloud said to the last attempt
+    refused_since: float = 0.0  # by Redis
+
+
+class Starts:
+    """How long machines take to start: from their first sight in the group to their first beat."""
+
+    def __init__(self, took: list[float]) -> None:
+        self.took = took  # the newest starts, in seconds
+        self._since: dict[str, float] = {}  # machines that have no worker yet
+        self._known: set[str] | None = None  # None: those of the first look began nobody knows when
+
+    def look(self, at: float, machines: Iterable[str], working: Iterable[str]) -> None:
+        """Take in which machines there are, and which of them have a worker."""
+        there = set(machines)
+        new = there - self._known if self._known is not None else set()
+        self._known = there
+        self._since |= dict.fromkeys(new, at)
+        begun = self._since.keys() & set(working)
+        self.took = [*self.took, *(at - self._since[name] for name in begun)][-STARTS:]
+        self._since = {name: since for name, since in self._since.items() if name in there - begun}
+
+    @property
+    def seconds(self) -> float:
+        """What a start takes."""
+        return statistics.median(self.took) if self.took else START_SECONDS
+
+
+# -- The scaler -----------------------------------------------------------------------------------
+class Sight(NamedTuple):
+    """What is read at one tick."""
+
+    at: float  # monotonic
+    now: float  # Redis' time
+    workers: dict[str, Worker]  # by machine
+    waiting: dict[str, int]  # by queue
+    hold: Hold | None
+    owners: dict[str, str]  # by queue
+
+
+class Scaler:
+    """Reads, decides and acts, once in each tick. Without a cloud it only reports."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        tasks: Any,
+        cloud: Cloud | None,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._registry, self._tasks, self._cloud = registry, tasks, cloud
+        self._settings, self._clock = settings, clock
+        self._lead = Lead(registry.redis, f"{PREFIX}scaler:leader", self._begin)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin to lead, without trust in anything that was seen when another one led."""
+        self._durations, self._starts = Durations(), Starts([])
+        self._past: dict[str, Past] | None = None  # by group; None: the report is not read yet
+        self._seen_at = -BREAK_SECONDS  # when all was read last, by the monotonic clock
+        self._due = self._metrics_due = 0.0  # when to ask the cloud, and to tell it, by that clock
+        self._failures = 0  # of the cloud, in a row
+        self._failing_since = 0.0
+        self._trouble = self._unmeasured = ""  # what the cloud said last where it failed
+
+    def run(self, ended: Callable[[float], bool]) -> None:
+        """Tick until `ended`, which waits so many seconds at most, says so; then step down."""
+        repeat(self.tick, TICK_SECONDS, ended, (redis.RedisError,), lambda: None)
+        self._lead.leave()
+
+    def tick(self) -> None:
+        """Look, decide and act, if this is the one that leads. Raises RedisError."""
+        if not self._lead.take():
+            return
+        if self._past is None:
+            self._past = self._remembered()
+        at, now = self._clock(), self._registry.now()
+        workers = self._registry.workers()
+        self._durations.learn(workers)
+        machines = lives(workers.values(), now)
+        groups = self._read_groups(at, machines)
+        if groups is None:
+            self._hold_on(at)
+            return
+        if not self._lead.take() or self._past is None:  # the cloud was slow: another one led
+            return
+        if at - self._seen_at > BREAK_SECONDS:
+            for past in self._past.values():
+                past.memory, past.idle_since = Memory(), {}
+        self._seen_at = at
+        if not all(group.queues for group in groups):
+            every = tuple(self._registry.queues())
+            groups = [replace(group, queues=group.queues or every) for group in groups]
+        names = sorted({queue for group in groups for queue in group.queues})
+        waiting, hold = broker.waiting(self._tasks, names), self._registry.held()
+        sight = Sight(at, now, machines, waiting, hold, owners(groups))
+        reports = [
+            self._step(group, sight, self._past.setdefault(group.name, Past())) for group in groups
+        ]
+        self._report(reports)
+        if self._cloud:
+            self._registry.wakes(wakes(reports))
+            self._measure(self._cloud, at, reports)
+
+    def _remembered(self) -> dict[str, Past]:
+        """Return what was reported of the groups before this process led, and learn from it."""
+        said = self._registry.reported()
+        if not said:
+            return {}
+        self._starts = Starts(said["starts"])
+        return {
+            group["name"]: Past(starting=group["starting"], changed=group["changed"])
+            for group in said["groups"]
+        }
+
+    # -- Reading ----------------------------------------------------------------------------------
+    def _read_groups(self, at: float, workers: Mapping[str, Worker]) -> list[Group] | None:
+        """Return the groups as of now; None where the cloud does not tell them."""
+        if not self._cloud:
+            return [standing(workers)]
+        if at < self._due:
+            return None
+        try:
+            groups = self._cloud.groups()
+        except (aws.AwsError, MetadataError) as error:
+            self._failing_since = self._failing_since if self._failures else at
+            self._failures += 1
+            self._due = at + aws.backoff(self._failures)
+            if str(error) != self._trouble:
+                tell("held", reason=f"{error}. The groups stay as they are")
+            self._trouble = str(error)
+            return None
+        if self._trouble:
+            tell("well")
+        self._trouble, self._failures = "", 0
+        self._starts.look(at, [one.id for group in groups for one in group.machines], workers)
+        return groups
+
+    def _hold_on(self, at: float) -> None:
+        """Say that the cloud is not heard; after a time, that so it starts no worker."""
+        groups = (self._registry.reported() or {"groups": []})["groups"]
+        self._report(groups)
+        if at - self._failing_since >= REFUSED_SECONDS:
+            self._registry.wakes(wakes({**group, "obstacle": self._trouble} for group in groups))
+
+    def _report(self, groups: list[dict[str, Any]]) -> None:
+        """Write down what is seen and decided."""
+        self._registry.report(
+            {
+                "scaler": socket.gethostname(),
+                "trouble": self._trouble,
+                "starts": self._starts.took,
+                "groups": groups,
+            }
+        )
+
+    # -- Deciding and acting ----------------------------------------------------------------------
+    def _step(self, group: Group, sight: Sight, past: Past) -> dict[str, Any]:
+        """Decide about a group and do it; return what is reported of it."""
+        queues = [queue for queue in group.queues if sight.owners[queue] == group.name]
+        mine = {
+            machine.id: sight.workers[machine.id]
+            for machine in group.machines
+            if machine.in_service and machine.id in sight.workers
+        }
+        policy = Policy(
+            group.min,
+            group.max,
+            self._settings.acceptable_wait_seconds,
+            self._settings.cooldown_seconds,
+            self._starts.seconds,
+        )
+        load = self._load(group, sight, queues, mine, past, policy)
+        decision, memory = decide(load, policy, past.memory)
+        held = f"held: {sight.hold.reason}" if sight.hold else ""
+        obstacle = group.obstacle or held
+        past.memory = Memory() if obstacle else memory
+        desired = group.desired if obstacle else decision.desired
+        if self._cloud:
+            busy = {name for name, worker in mine.items() if has_tasks(worker)}
+            if self._acted(self._cloud, group, busy, desired, past, sight):
+                if desired != group.desired:
+                    tell("scaled", group=group.name, why=decision.why)
+                    past.changed = {
+                        "at": sight.now,
+                        "from": group.desired,
+                        "to": desired,
+                        "why": decision.why,
+                    }
+            else:
+                desired = group.desired
+        if load.workers or not desired:
+            past.starting = None
+        elif past.starting is None:
+            past.starting = sight.now
+        if past.refused and sight.now - past.refused_since >= REFUSED_SECONDS:
+            obstacle = obstacle or past.refused
+        return {
+            "name": group.name,
+            "queues": queues,
+            "scaling": group.scaling,
+            "min": group.min,
+            "max": group.max,
+            "machines": len(group.machines),
+            "desired": desired,
+            "wanted": decision.desired,
+            "why": decision.why,
+            "obstacle": obstacle,
+            "waiting": load.waiting,
+            "running": load.running,
+            "workers": load.workers,
+            "busy": load.busy,
+            "slots": load.slots,
+            "task_seconds": load.task_seconds,
+            "start_seconds": policy.start_seconds,
+            "starting": past.starting,
+            "changed": past.changed,
+        }
+
+    def _load(
+        self,
+        group: Group,
+        sight: Sight,
+        queues: Iterable[str],
+        mine: Mapping[str, Worker],
+        past: Past,
+        policy: Policy,
+    ) -> Load:
+        """Return what a group has to do, and who does it."""
+        # Who lost the broker takes from no queue.
+        taking = [
+            worker
+            for worker in mine.values()
+            if sight.now - worker.last_beat <= SILENT_SECONDS
+            and worker.queues
+            and not worker.draining
+        ]
+        past.slots = max((worker.slots for worker in taking), default=past.slots)
+        taken: Counter[str] = Counter()
+        for worker in mine.values():
+            taken.update(worker.taken)
+        waiting = Counter({queue: sight.waiting[queue] for queue in queues})
+        # Whose machines no cloud has says no group.
+        known = "" if group.name == STANDING else group.name
+        return Load(
+            at=sight.at,
+            waiting=waiting.total(),
+            running=taken.total(),
+            workers=len(taking),
+            busy=sum(map(has_tasks, mine.values())),
+            desired=group.desired,
+            slots=past.slots or self._settings.slots,
+            task_seconds=self._durations.seconds(known, waiting, policy),
+        )
+
+    def _acted(
+        self,
+        cloud: Cloud,
+        group: Group,
+        busy: set[str],
+        desired: int,
+        past: Past,
+        sight: Sight,
+    ) -> bool:
+        """Protect who is busy, and give a group its size; return whether the cloud did so."""
+        protect, release = protections(group, busy, desired, past.idle_since, sight.at)
+        try:
+            for names, protected in ((protect, True), (release, False)):
+                if names:
+                    cloud.protect(group.name, names, protected)
+            if desired != group.desired:
+                cloud.resize(group.name, desired)
+        except aws.AwsError as error:
+            if not past.refused:
+                past.refused_since = sight.now
+            if str(error) != past.refused:
+                tell("refused", group=group.name, reason=error)
+            past.refused = str(error)
+            return False
+        past.refused = ""
+        return True
+
+    def _measure(self, cloud: Cloud, at: float, reports: Iterable[Mapping[str, Any]]) -> None:
+        """Give the metrics to the cloud, once a minute."""
+        values = {report["name"]: metrics(report) for report in reports}
+        if at < self._metrics_due or not values:
+            return
+        self._metrics_due = at + METRIC_SECONDS
+        try:
+            cloud.measured(values)
+            self._unmeasured = ""
+        except aws.AwsError as error:
+            if str(error) != self._unmeasured:
+                tell("not_measured", reason=error)
+            self._unmeasured = str(error)
+
+
+def has_tasks(worker: Worker) -> bool:
+    """Tell whether a worker has taken a task that has not ended."""
+    return bool(worker.tasks or worker.taken)
+
+
+def protections(
+    group: Group, busy: set[str], desired: int, idle_since: dict[str, float], at: float
+) -> tuple[list[str], list[str]]:
+    """Return which machines are to be protected from scale-in, and which no longer.
+
+    `idle_since` is brought up to date: by machine, since when it has no task.
+    """
+    there = [machine for machine in group.machines if machine.in_service]
+    idle = {machine.id: idle_since.get(machine.id, at) for machine in there}
+    for name in busy:
+        idle.pop(name, None)
+    idle_since.clear()
+    idle_since.update(idle)
+    shrinks = desired < len(there)
+    protect = [one.id for one in there if one.id in busy and not one.protected]
+    release = [
+        one.id
+        for one in there
+        if one.protected and one.id in idle and (shrinks or at - idle[one.id] >= IDLE_SECONDS)
+    ]
+    return protect, release
+
+
+def wakes(reports: Iterable[Mapping[str, Any]]) -> dict[str, Wake]:
+    """Return what is said of queues to those who would send a task to one without a worker."""
+    said: dict[str, Wake] = {}
+    for report in reports:
+        name, since, obstacle = report["name"], report["starting"], report["obstacle"]
+        if obstacle:
+            wake = Wake(name, "cannot", desired=report["desired"], why=f"{name}: {obstacle}")
+        elif since is not None:
+            wake = Wake(name, "starting", since, report["desired"], report["why"])
+        else:
+            wake = Wake(name, "ready", desired=report["desired"], why=report["why"])
+        said |= dict.fromkeys(report["queues"], wake)
+    return said
+
+
+def metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """Return a group's metrics: its tasks, and those for each slot of the machines that work.
+
+    With no machine it is for one machine's slots, so that there is something to scale out on.
+    """
+    backlog = report["waiting"] + report["running"]
+    slots = report["slots"] * max(1, report["workers"])
+    return {"Backlog": float(backlog), "BacklogPerSlot": backlog / slots}
+
+
+# -- The process ----------------------------------------------------------------------------------
+def config_file() -> Path | None:
+    """Return the AWS config file that systemd handed over; None where there is none in it."""
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), "aws.ini")
+    return path if path.is_file() and path.read_text().startswith("[") else None
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--slots", type=int, required=True, help="tasks at a time on a new machine")
+    parser.add_argument("--acceptable-wait", type=float, default=10.0, metavar="SECONDS")
+    parser.add_argument("--cooldown", type=float, default=300.0, metavar="SECONDS")
+    options = parser.parse_args()
+    begin_journal()
+    coordination = facts.load()["redis"]["coordination"]
+    tasks = redis.Redis.from_url(
+        facts.redis_url(coordination, facts.BROKER), socket_timeout=2, socket_connect_timeout=2
+    )
+    # fleet-boot says so, on machines that a cloud has.
+    cloud = Cloud(Metadata(), config_file()) if os.environ.get("FLEET_INSTANCE") else None
+    settings = Settings(options.slots, options.acceptable_wait, options.cooldown)
+    registry = Registry(facts.redis_url(coordination, facts.GUARD), timeout_seconds=2)
+    Scaler(registry, tasks, cloud, settings).run(until_terminated())
+
+
+if __name__ == "__main__":
+    main()
