@@ -166,7 +166,7 @@ scaling:
       description: Why it changes nothing at the moment; empty where all is well.
       type: str
     hold:
-      description: Who holds it, and since when, in UTC; null where nobody does.
+      description: Why all groups are held, and since when, in UTC; null where they are not.
       type: dict
       sample: {"reason": "upgrade", "since": "2026-11-22T19:38:54Z"}
     groups:
@@ -184,7 +184,7 @@ import redis
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.superset_fleet.broker import waiting
 from ansible.module_utils.superset_fleet.facts import BROKER, GUARD, redis_url
-from ansible.module_utils.superset_fleet.guard.registry import SILENT_SECONDS, Registry
+from ansible.module_utils.superset_fleet.guard.registry import EVERY_GROUP, SILENT_SECONDS, Registry
 
 LOOK_SECONDS = 0.5  # between two looks while waiting
 
@@ -257,7 +257,7 @@ def look(registry: Registry, broker: Any, names: Iterable[str]) -> dict[str, Any
 
 def scaling(registry: Registry) -> dict[str, Any]:
     """Return what the leading scaler decided, and whether somebody holds it."""
-    now, hold = registry.now(), registry.held()
+    now, hold = registry.now(), registry.held().get(EVERY_GROUP)
     said = registry.reported() or {"at": None, "scaler": "", "trouble": "", "groups": []}
     heard = {} if said["at"] is None else {"silent_seconds": round(max(0.0, now - said["at"]), 1)}
     held = {"reason": hold.reason, "since": utc(hold.at)} if hold else None

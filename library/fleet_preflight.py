@@ -45,6 +45,10 @@ options:
     description: What each worker machine takes tasks from, without O(group_limits).
     type: dict
     default: {}
+  no_worker_policy:
+    description: What becomes of a query for which no worker is there, C(fail) or C(wake).
+    type: str
+    required: true
   browser:
     description: Whether worker machines have Chromium.
     type: bool
@@ -83,6 +87,7 @@ EXAMPLES = r"""
     settings: {haproxy_server_timeout_seconds: 150, superset_web_timeout_seconds: 120}
     group_sizes: {haproxy: 1, superset_web: 2}
     queues: [sql_lab, charts, warmup, default]
+    no_worker_policy: fail
     browser: false
     names: "{{ q('ansible.builtin.varnames', '.') }}"
 """
@@ -175,6 +180,7 @@ def findings(options: dict[str, Any]) -> list[str]:
         ),
         *preflight.faulty_groups(limits),
         *preflight.misplaced_queues(taken, options["browser"], slots),
+        *preflight.never_woken(limits, options["queues"], options["no_worker_policy"]),
         *preflight.missing_secrets(
             {name for name in needed if name.startswith("vault_")},
             options["names"],
@@ -196,6 +202,7 @@ def main() -> None:
             "group_limits": {"type": "dict", "default": {}},
             "queues": {"type": "list", "elements": "str", "required": True},
             "machine_queues": {"type": "dict", "default": {}},
+            "no_worker_policy": {"type": "str", "required": True},
             "browser": {"type": "bool", "required": True},
             "postgres_address": {"type": "str", "default": ""},
             "names": {"type": "list", "elements": "str", "required": True},

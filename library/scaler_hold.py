@@ -27,10 +27,16 @@ options:
         description: Password.
         type: str
         required: true
+  group:
+    description:
+      - Name of the auto-scaling group whose size is held, or released; C(*) for all of them.
+      - To release all is to release each that was held by its name, too.
+    type: str
+    default: "*"
   reason:
     description:
       - Why it is held, for those who wonder. Empty to release it.
-      - Whoever holds it already for another reason does so no more.
+      - Whoever holds the same already for another reason does so no more.
     type: str
     default: ""
 requirements: [redis]
@@ -42,9 +48,10 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Hold the scaler
+- name: Hold one group
   scaler_hold:
     redis: "{{ superset_facts.redis.coordination }}"
+    group: superset-celery_worker
     reason: upgrade
   vars:
     ansible_python_interpreter: /opt/superset/venv/bin/python
@@ -61,19 +68,23 @@ reason:
 import redis
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.superset_fleet.facts import GUARD, redis_url
-from ansible.module_utils.superset_fleet.guard.registry import Registry
+from ansible.module_utils.superset_fleet.guard.registry import EVERY_GROUP, Registry
 
 
-def hold(registry: Registry, reason: str, check: bool) -> str:
-    """Hold the scaler, or release it where the reason is empty; return why it was held before."""
+def hold(registry: Registry, group: str, reason: str, check: bool) -> tuple[bool, str]:
+    """Hold a group, or release it where the reason is empty.
+
+    Return whether that is a change, and why it was held before.
+    """
     held = registry.held()
-    before = held.reason if held else ""
-    if not check and reason != before:
+    before = held[group].reason if group in held else ""
+    changed = reason != before or (not reason and group == EVERY_GROUP and bool(held))
+    if changed and not check:
         if reason:
-            registry.hold(reason)
+            registry.hold(reason, group)
         else:
-            registry.release_hold()
-    return before
+            registry.release_hold(group)
+    return changed, before
 
 
 def main() -> None:
@@ -89,20 +100,23 @@ def main() -> None:
                     "password": {"type": "str", "required": True, "no_log": True},
                 },
             },
+            "group": {"type": "str", "default": EVERY_GROUP},
             "reason": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
-    server, reason = module.params["redis"], module.params["reason"]
+    server = module.params["redis"]
     registry = Registry(redis_url(server, GUARD), timeout_seconds=5)
     try:
-        before = hold(registry, reason, module.check_mode)
+        changed, before = hold(
+            registry, module.params["group"], module.params["reason"], module.check_mode
+        )
     except redis.RedisError as error:
         module.fail_json(
             msg=f"Redis coordination at {server['host']}:{server['port']} does not answer"
             f" ({error}): systemctl status redis-server@coordination there"
         )
-    module.exit_json(changed=reason != before, reason=before)
+    module.exit_json(changed=changed, reason=before)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import redis
 
+from superset_fleet.ansible import ROOT
 from superset_fleet.facts import BROKER, GUARD, redis_url
 from superset_fleet.guard.registry import SILENT_SECONDS, Registry, Worker
 
@@ -41,6 +43,23 @@ def operator(*arguments: str) -> tuple[int, str]:
     command = [str(Path(sys.executable).with_name("fleet")), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
+
+
+def play(playbook: str, variables: Mapping[str, Any], *options: str) -> tuple[int, str]:
+    """Run a playbook with extra variables; return its status, and what it said."""
+    command = [str(Path(sys.executable).with_name("ansible-playbook"))]
+    command += [f"playbooks/{playbook}.yml", "--extra-vars", json.dumps(variables), *options]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return done.returncode, done.stdout
+
+
+def deploy(playbook: str, **variables: Any) -> None:
+    """Run a playbook with extra variables. Raises RuntimeError with what it said if it fails."""
+    status, said = play(playbook, variables)
+    if status:
+        raise RuntimeError(f"{playbook}.yml failed:\n{said}")
 
 
 class Fleet:

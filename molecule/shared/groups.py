@@ -75,6 +75,15 @@ class Group:
         (machine,) = find(name)
         return machine
 
+    def launched(self, machine: Machine) -> float:
+        """Return when the group launched a machine, in seconds since 1970."""
+        found = self._scaling.describe_scaling_activities(AutoScalingGroupName=self.name)
+        return next(
+            float(one["StartTime"].timestamp())
+            for one in found["Activities"]
+            if one["Description"].endswith(f"Launching a new EC2 instance: {machine.name}")
+        )
+
     def remove(self, machine: Machine) -> None:
         """Want one machine less, which is to be this one."""
         self._scaling.terminate_instance_in_auto_scaling_group(

@@ -90,6 +90,9 @@ class Agent:
         stopped = self._stopping.poll() is not None
         if stopped and self._stopping.stderr:
             self._stopped(self._stopping)
+            if self._stopping.returncode and self._runs():
+                self._stopping = None  # who started it anew meanwhile has cancelled the stop
+                return False
         if self.left or time.monotonic() < self._due:
             return False
         if stopped:
@@ -110,6 +113,12 @@ class Agent:
         """Return which machine this is. Raises MetadataError."""
         self._me = self._me or self._metadata.identity()
         return self._me
+
+    def _runs(self) -> bool:
+        """Return whether a unit runs still, or again. Raises MetadataError and OSError."""
+        command = ["systemctl", "is-active", *self._units()]
+        states = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        return bool({"active", "activating", "deactivating", "reloading"} & {*states})
 
     def _stopped(self, stopping: subprocess.Popen[str]) -> None:
         """Say how the stop ended. Where systemd refused it, the machine goes anyway."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .ansible import AnsibleFailed, run_module, template, variables
-from .scaling_report import leads, shown
+from .scaling_report import by_queue, leads, served, shown
 from .status import (
     COORDINATION,
     SUPERSET_PYTHON,
@@ -80,7 +80,8 @@ def workers(arguments: argparse.Namespace) -> None:
 
 
 def tables(state: dict[str, Any]) -> str:
-    """Return workers and queues as tables; a worker is marked that takes no tasks."""
+    """Return workers and queues as tables; marked is who takes no tasks, and what nobody takes."""
+    groups = by_queue(state["scaling"])
     heads = ("", "WORKER", "SINCE", "SLOTS", "RUNS", "QUEUES")
     lines = [
         (
@@ -96,7 +97,7 @@ def tables(state: dict[str, Any]) -> str:
     heads_of_queues = ("", "QUEUE", "WORKERS", "SLOTS", "WAITING")
     queues = [
         (
-            "" if queue["workers"] else "!",
+            "" if served(queue, groups.get(queue["name"])) else "!",
             queue["name"],
             *(str(queue[number]) for number in ("workers", "slots", "waiting")),
         )

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .guard.tasks import BROWSER_QUEUES
+from .guard.tasks import BROWSER_QUEUES, QUERY_QUEUES, QUEUES
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,6 @@ GROUPS = ("haproxy", "superset_web", "celery_worker", "scheduler", "redis", "pos
 WORKER_ROLE = "celery_worker"
 SCALED_ROLES = ("superset_web", WORKER_ROLE, "scheduler")
 SCALINGS = ("scaler", "cloud", "none")
-# What Superset's tasks are sent to: superset_config.py.j2, task_routes.
-QUERY_QUEUES = ("sql_lab", "charts")
-QUEUES = (*QUERY_QUEUES, *BROWSER_QUEUES, "warmup", "default")
 
 
 def violations(settings: Mapping[str, Any], machines: Mapping[str, int]) -> list[str]:
@@ -288,7 +285,7 @@ def misplaced_queues(taken: Mapping[str, Collection[str]], browser: bool, slots:
                 " that a report holds up queries: raise celery_worker_concurrency to 2, or give"
                 " these queues to workers of their own."
             )
-    needed = ("sql_lab", "default", *(BROWSER_QUEUES if browser else ()))
+    needed = [queue for queue in QUEUES if browser or queue not in BROWSER_QUEUES]
     served = {queue for queues in taken.values() for queue in queues}
     return found + [
         f"no worker takes tasks from the queue {queue}: add it to celery_worker_queues, or to the"
@@ -296,6 +293,31 @@ def misplaced_queues(taken: Mapping[str, Collection[str]], browser: bool, slots:
         for queue in needed
         if queue not in served
     ]
+
+
+def never_woken(
+    groups: Mapping[str, Mapping[str, Any]], queues: Collection[str], policy: str
+) -> list[str]:
+    """Return which queues of queries may lose their last worker, and then never get one.
+
+    For a query that finds no worker fails unless it may wake one, and so nothing waits that would
+    bring a machine. `queues` are those of groups without queues of their own.
+    """
+    empty = {
+        name
+        for name, group in groups.items()
+        if int(group["min"]) == 0 and group.get("scaling") != "none"
+    }
+    found = []
+    for queue in QUERY_QUEUES if policy != "wake" else ():
+        names = [name for name, taken in takers(groups, queues).items() if queue in taken]
+        if names and empty.issuperset(names):
+            found.append(
+                f"fleet_groups: {' and '.join(names)} may have no machine (min: 0), and without one"
+                f" each task for {queue} fails, so none is ever started for it: set"
+                " superset_no_worker_policy: wake, or min: 1."
+            )
+    return found
 
 
 def missing_secrets(

@@ -1,6 +1,6 @@
 """fleet-scaler: gives every worker group as many machines as its queues need.
 
-    python -m superset_fleet.scaler --slots 2 --acceptable-wait 10 --cooldown 300
+    python -m superset_fleet.scaler --slots 2 --acceptable-wait 10 --cooldown 60
 
 Any number may run, one leads. Every two seconds it reads the auto-scaling groups, what the workers
 say of themselves and how long the queues are; `scaling.decide` says how many machines a group is
@@ -19,6 +19,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ import redis
 from . import aws, broker, facts
 from .durations import Durations
 from .guard.registry import (
+    EVERY_GROUP,
     PREFIX,
     SILENT_SECONDS,
     WAKE_SECONDS,
@@ -36,13 +38,15 @@ from .guard.registry import (
     Wake,
     Worker,
 )
+from .guard.tasks import QUEUES
 from .instance import Metadata, MetadataError
 from .leading import Lead
 from .scaling import Load, Memory, Policy, decide
 from .service import begin_journal, repeat, tell, until_terminated
-from .worker_groups import STANDING, Cloud, Group, lives, owners, standing
+from .worker_groups import CLOUD, STANDING, Cloud, Group, lives, machine_of, owners, standing
 
 TICK_SECONDS = 2.0
+LOOK_SECONDS = 0.2  # between two looks into the queues of groups that have no machine
 # A machine without tasks stays protected for so long, unless its group is to become smaller: else
 # every short query were two calls.
 IDLE_SECONDS = 60.0
@@ -63,7 +67,7 @@ class Settings:
 
     slots: int  # tasks that a machine runs at a time, until one has said so itself
     acceptable_wait_seconds: float = 10.0
-    cooldown_seconds: float = 300.0
+    cooldown_seconds: float = 60.0
 
 
 # -- What is remembered ---------------------------------------------------------------------------
@@ -111,8 +115,9 @@ class Sight(NamedTuple):
     at: float  # monotonic
     now: float  # Redis' time
     workers: dict[str, Worker]  # by machine
+    known: set[str]  # machines that have, or had lately, a worker
     waiting: dict[str, int]  # by queue
-    hold: Hold | None
+    holds: dict[str, Hold]  # by group, or EVERY_GROUP
     owners: dict[str, str]  # by queue
 
 
@@ -141,14 +146,36 @@ class Scaler:
         self._failures = 0  # of the cloud, in a row
         self._failing_since = 0.0
         self._trouble = self._unmeasured = ""  # what the cloud said last where it failed
+        self._asleep: list[str] = []  # queues of groups without machines, in which nothing waits
 
     def run(self, ended: Callable[[float], bool]) -> None:
         """Tick until `ended`, which waits so many seconds at most, says so; then step down."""
-        repeat(self.tick, TICK_SECONDS, ended, (redis.RedisError,), lambda: None)
+        repeat(
+            self.tick,
+            TICK_SECONDS,
+            lambda seconds: self._wait(seconds, ended),
+            (redis.RedisError,),
+            lambda: None,
+        )
         self._lead.leave()
+
+    def _wait(self, seconds: float, ended: Callable[[float], bool]) -> bool:
+        """Wait until the next tick is due; return whether it is to end.
+
+        The first task for a group that has no machine is not kept waiting for that.
+        """
+        due = self._clock() + seconds
+        while (left := due - self._clock()) > LOOK_SECONDS and self._asleep:
+            if ended(LOOK_SECONDS):
+                return True
+            with suppress(redis.RedisError):
+                if any(broker.waiting(self._tasks, self._asleep).values()):
+                    return False
+        return ended(max(0.0, left))
 
     def tick(self) -> None:
         """Look, decide and act, if this is the one that leads. Raises RedisError."""
+        self._asleep = []
         if not self._lead.take():
             return
         if self._past is None:
@@ -157,6 +184,7 @@ class Scaler:
         workers = self._registry.workers()
         self._durations.learn(workers)
         machines = lives(workers.values(), now)
+        known = {machine_of(worker) for worker in workers.values()}
         groups = self._read_groups(at, machines)
         if groups is None:
             self._hold_on(at)
@@ -168,15 +196,22 @@ class Scaler:
                 past.memory, past.idle_since = Memory(), {}
         self._seen_at = at
         if not all(group.queues for group in groups):
-            every = tuple(self._registry.queues())
+            every = tuple(sorted({*QUEUES, *self._registry.queues()}))
             groups = [replace(group, queues=group.queues or every) for group in groups]
         names = sorted({queue for group in groups for queue in group.queues})
-        waiting, hold = broker.waiting(self._tasks, names), self._registry.held()
-        sight = Sight(at, now, machines, waiting, hold, owners(groups))
+        waiting, holds = broker.waiting(self._tasks, names), self._registry.held()
+        sight = Sight(at, now, machines, known, waiting, holds, owners(groups))
         reports = [
             self._step(group, sight, self._past.setdefault(group.name, Past())) for group in groups
         ]
         self._report(reports)
+        self._asleep = [
+            queue
+            for report in reports
+            if not report["desired"]
+            for queue in report["queues"]
+            if not waiting[queue]
+        ]
         if self._cloud:
             self._registry.wakes(wakes(reports))
             self._measure(self._cloud, at, reports)
@@ -220,7 +255,7 @@ class Scaler:
         groups = (self._registry.reported() or {"groups": []})["groups"]
         self._report(groups)
         if at - self._failing_since >= REFUSED_SECONDS:
-            self._registry.wakes(wakes({**group, "obstacle": self._trouble} for group in groups))
+            self._registry.wakes(wakes({**group, "refused": self._trouble} for group in groups))
 
     def _report(self, groups: list[dict[str, Any]]) -> None:
         """Write down what is seen and decided."""
@@ -242,38 +277,38 @@ class Scaler:
             for machine in group.machines
             if machine.in_service and machine.id in sight.workers
         }
+        idle = out(group, mine, sight.known)
         policy = Policy(
-            group.min,
-            group.max,
+            max(0, group.min - len(idle)),
+            max(0, group.max - len(idle)),
             self._settings.acceptable_wait_seconds,
             self._settings.cooldown_seconds,
             self._starts.seconds,
         )
-        load = self._load(group, sight, queues, mine, past, policy)
+        taking = {name: worker for name, worker in mine.items() if name not in idle}
+        load = self._load(group, sight, queues, taking, len(idle), past, policy)
         decision, memory = decide(load, policy, past.memory)
-        held = f"held: {sight.hold.reason}" if sight.hold else ""
-        obstacle = group.obstacle or held
+        why = f"{decision.why}; {len(idle)} more take no tasks" if idle else decision.why
+        hold = sight.holds.get(EVERY_GROUP) or sight.holds.get(group.name)
+        held = f"held: {hold.reason}" if hold else ""
+        full = "" if policy.max else "none of its machines takes tasks, and it may have no more"
+        obstacle = group.obstacle or held or strangers(sight.workers.values()) or full
         past.memory = Memory() if obstacle else memory
-        desired = group.desired if obstacle else decision.desired
+        desired = group.desired if obstacle else decision.desired + len(idle)
         if self._cloud:
             busy = {name for name, worker in mine.items() if has_tasks(worker)}
-            if self._acted(self._cloud, group, busy, desired, past, sight):
-                if desired != group.desired:
-                    tell("scaled", group=group.name, why=decision.why)
-                    past.changed = {
-                        "at": sight.now,
-                        "from": group.desired,
-                        "to": desired,
-                        "why": decision.why,
-                    }
-            else:
-                desired = group.desired
-        if load.workers or not desired:
+            desired = self._acted(self._cloud, group, busy, desired, past, sight)
+            if desired != group.desired:
+                tell("scaled", group=group.name, why=why)
+                past.changed = {"at": sight.now, "from": group.desired, "to": desired, "why": why}
+        comes = desired > len(group.machines) or any(
+            machine.id not in sight.known for machine in group.machines
+        )
+        if load.workers or not comes:
             past.starting = None
         elif past.starting is None:
             past.starting = sight.now
-        if past.refused and sight.now - past.refused_since >= REFUSED_SECONDS:
-            obstacle = obstacle or past.refused
+        refusing = sight.now - past.refused_since >= REFUSED_SECONDS
         return {
             "name": group.name,
             "queues": queues,
@@ -282,9 +317,10 @@ class Scaler:
             "max": group.max,
             "machines": len(group.machines),
             "desired": desired,
-            "wanted": decision.desired,
-            "why": decision.why,
+            "wanted": decision.desired + len(idle),
+            "why": why,
             "obstacle": obstacle,
+            "refused": past.refused if refusing else "",
             "waiting": load.waiting,
             "running": load.running,
             "workers": load.workers,
@@ -302,17 +338,16 @@ class Scaler:
         sight: Sight,
         queues: Iterable[str],
         mine: Mapping[str, Worker],
+        idle: int,
         past: Past,
         policy: Policy,
     ) -> Load:
-        """Return what a group has to do, and who does it."""
+        """Return what a group has to do, and who does it: `mine`, and not those that are idle."""
         # Who lost the broker takes from no queue.
         taking = [
             worker
             for worker in mine.values()
-            if sight.now - worker.last_beat <= SILENT_SECONDS
-            and worker.queues
-            and not worker.draining
+            if sight.now - worker.last_beat <= SILENT_SECONDS and worker.queues
         ]
         past.slots = max((worker.slots for worker in taking), default=past.slots)
         taken: Counter[str] = Counter()
@@ -327,7 +362,7 @@ class Scaler:
             running=taken.total(),
             workers=len(taking),
             busy=sum(map(has_tasks, mine.values())),
-            desired=group.desired,
+            desired=group.desired - idle,
             slots=past.slots or self._settings.slots,
             task_seconds=self._durations.seconds(known, waiting, policy),
         )
@@ -340,24 +375,32 @@ class Scaler:
         desired: int,
         past: Past,
         sight: Sight,
-    ) -> bool:
-        """Protect who is busy, and give a group its size; return whether the cloud did so."""
+    ) -> int:
+        """Protect who is busy, and give a group its size; return that which it has now.
+
+        More machines come whether or not others are protected; none go unless they are.
+        """
         protect, release = protections(group, busy, desired, past.idle_since, sight.at)
+        size = group.desired
         try:
+            if desired > size:
+                cloud.resize(group.name, desired)
+                size = desired
             for names, protected in ((protect, True), (release, False)):
                 if names:
                     cloud.protect(group.name, names, protected)
-            if desired != group.desired:
+            if desired < size:
                 cloud.resize(group.name, desired)
+                size = desired
         except aws.AwsError as error:
             if not past.refused:
                 past.refused_since = sight.now
             if str(error) != past.refused:
                 tell("refused", group=group.name, reason=error)
             past.refused = str(error)
-            return False
-        past.refused = ""
-        return True
+        else:
+            past.refused = ""
+        return size
 
     def _measure(self, cloud: Cloud, at: float, reports: Iterable[Mapping[str, Any]]) -> None:
         """Give the metrics to the cloud, once a minute."""
@@ -372,6 +415,28 @@ class Scaler:
             if str(error) != self._unmeasured:
                 tell("not_measured", reason=error)
             self._unmeasured = str(error)
+
+
+def strangers(workers: Iterable[Worker]) -> str:
+    """Return why no size is changed while workers do not say on which machine they are; else ''."""
+    hosts = sorted(worker.host for worker in workers if not worker.instance)
+    if not hosts:
+        return ""
+    return f"which group's the workers on {', '.join(hosts)} are is not known: an older release?"
+
+
+def out(group: Group, mine: Mapping[str, Worker], known: set[str]) -> set[str]:
+    """Return the machines in service that take no tasks and will take none by themselves.
+
+    Their workers drain, or have not been heard for so long that they are lost. They count for
+    nothing, so others come in their stead where there is work.
+    """
+    return {
+        machine.id
+        for machine in group.machines
+        if machine.in_service
+        and (mine[machine.id].draining if machine.id in mine else machine.id in known)
+    }
 
 
 def has_tasks(worker: Worker) -> bool:
@@ -407,10 +472,15 @@ def wakes(reports: Iterable[Mapping[str, Any]]) -> dict[str, Wake]:
     said: dict[str, Wake] = {}
     for report in reports:
         name, since, obstacle = report["name"], report["starting"], report["obstacle"]
-        if obstacle:
-            wake = Wake(name, "cannot", desired=report["desired"], why=f"{name}: {obstacle}")
-        elif since is not None:
+        # Whom the cloud scales, its policy starts, or the time-out tells that it did not.
+        cannot = obstacle if report["scaling"] != CLOUD or not report["max"] else ""
+        if report["refused"]:
+            # In the cloud's own words for operators alone: these name accounts and addresses.
+            cannot = cannot or "the cloud refuses to start one"
+        if since is not None:  # whatever keeps others away: this one was asked for
             wake = Wake(name, "starting", since, report["desired"], report["why"])
+        elif cannot:
+            wake = Wake(name, "cannot", desired=report["desired"], why=f"{name}: {cannot}")
         else:
             wake = Wake(name, "ready", desired=report["desired"], why=report["why"])
         said |= dict.fromkeys(report["queues"], wake)
@@ -439,7 +509,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--slots", type=int, required=True, help="tasks at a time on a new machine")
     parser.add_argument("--acceptable-wait", type=float, default=10.0, metavar="SECONDS")
-    parser.add_argument("--cooldown", type=float, default=300.0, metavar="SECONDS")
+    parser.add_argument("--cooldown", type=float, default=60.0, metavar="SECONDS")
     options = parser.parse_args()
     begin_journal()
     coordination = facts.load()["redis"]["coordination"]

@@ -23,6 +23,14 @@ def by_queue(scaling: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {queue: group for group in groups for queue in group["queues"]}
 
 
+def served(queue: Mapping[str, Any], group: Mapping[str, Any] | None) -> bool:
+    """Tell whether somebody takes a queue's tasks, or would be started to.
+
+    `group` is the worker group whose matter it is, None where no scaler says so.
+    """
+    return bool(queue["workers"] or (group and not in_the_way(group)))
+
+
 def shown(scaling: Mapping[str, Any]) -> str:
     """Return who decided what, and why, in lines; what needs a look begins with an exclamation."""
     return "\n".join(lines(scaling))
@@ -54,10 +62,16 @@ def who(scaling: Mapping[str, Any]) -> str:
     )
 
 
+def in_the_way(group: Mapping[str, Any]) -> str:
+    """Return why a group does not get its size, '' where it does."""
+    return str(group["obstacle"] or group["refused"])
+
+
 def line(group: Mapping[str, Any]) -> str:
     """Return what was decided about a worker group, with the numbers."""
-    kept = f"; not done: {group['obstacle']}" if group["obstacle"] else ""
-    mark = "! " if group["obstacle"] and group["wanted"] > group["desired"] else "  "
+    why = in_the_way(group)
+    kept = f"; not done: {why}" if why else ""
+    mark = "! " if why and group["wanted"] > group["desired"] else "  "
     return f"{mark}{group['name']}: {group['why']}{kept}"
 
 

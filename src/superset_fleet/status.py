@@ -409,13 +409,10 @@ def instance_lines(state: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def queue_line(queue: Mapping[str, Any], group: Mapping[str, Any] | None) -> Line:
-    """Return a queue, which is well when somebody takes its tasks or would be started to.
-
-    `group` is the worker group whose matter it is, None where no scaler says so.
-    """
+    """Return a queue, and the worker group whose matter it is if a scaler says so."""
     cells = [queue["name"], *(str(queue[key]) for key in ("waiting", "taken", "workers", "slots"))]
     cells += [group["name"], str(group["desired"])] if group else ["-", "-"]
-    return bool(queue["workers"] or (group and not group["obstacle"])), cells
+    return scaling.served(queue, group), cells
 
 
 def event_line(event: Mapping[str, Any]) -> Line:

@@ -17,9 +17,9 @@ ROLE = "celery_worker"
 STANDING = ROLE
 MOST = 1000  # machines of these: as many as are needed
 
-SCALER = "scaler"  # the tag `scaling`: who sets a group's desired capacity
+SCALER, CLOUD = "scaler", "cloud"  # the tag `scaling`: who sets a group's desired capacity
 NOT_OURS = {
-    "cloud": "the cloud's own policies set its size",
+    CLOUD: "the cloud's own policies set its size",
     "none": "nobody sets its size but you",
 }
 # A worker that was silent for so long has no task any more: the watchdog ended what it had. Until
@@ -102,11 +102,16 @@ def lives(workers: Iterable[Worker], now: float) -> dict[str, Worker]:
 def owners(groups: Iterable[Group]) -> dict[str, str]:
     """Return which group's matter a queue is: of several the one that serves the fewest.
 
-    The others take from it, too, but have machines for queues of their own.
+    The others take from it, too, but have machines for queues of their own. A group that cannot
+    have more machines leaves it to one that can.
     """
     fewest = sorted(
         groups,
-        key=lambda group: (bool(group.obstacle), len(group.queues), group.name),
+        key=lambda group: (
+            bool(group.obstacle) or group.desired >= group.max,
+            len(group.queues),
+            group.name,
+        ),
         reverse=True,
     )
     return {queue: group.name for group in fewest for queue in group.queues}

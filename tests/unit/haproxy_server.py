@@ -135,6 +135,7 @@ def configuration(**inputs: Any) -> str:
         "haproxy_keepalive_seconds": 60,
         "haproxy_private_address": "127.0.0.1",
         "haproxy_workers_port": 8090,
+        "haproxy_workers_networks": ["192.0.2.0/24"],
         "haproxy_stats_port": 8404,
         "haproxy_server_options": OPTIONS,
     }
@@ -257,9 +258,11 @@ class Balancer:
         servers = self.api.servers()
         return {name: one.address for name, one in servers.items() if one.state == "ready"}
 
-    def get(self, path: str = "/") -> tuple[int, str]:
-        """Ask as a user does."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_SECONDS)
+    def get(self, path: str = "/", port: int = 0) -> tuple[int, str]:
+        """Ask as a user does, or at another port than users."""
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", port or self.port, timeout=DEADLINE_SECONDS
+        )
         try:
             connection.request("GET", path)
             reply = connection.getresponse()

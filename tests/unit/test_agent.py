@@ -71,9 +71,10 @@ class Machine:
 
     @property
     def orders(self) -> list[str]:
-        """What systemctl was told."""
+        """What systemctl was told to do, without what it was asked."""
         path = self.directory / "orders"
-        return path.read_text().splitlines() if path.exists() else []
+        orders = path.read_text().splitlines() if path.exists() else []
+        return [order for order in orders if not order.startswith("is-active")]
 
     @property
     def called(self) -> list[str]:
@@ -211,6 +212,24 @@ def test_a_machine_goes_all_the_same_when_systemd_does_not_know_its_unit(
     leave(agent, machine)
     work_until(agent, lambda: agent.left, "it has left")
     assert 'event=not_stopped reason="Unit superset' in caplog.text
+
+
+def test_a_stop_that_somebody_cancels_is_done_again(agent: Agent, machine: Machine) -> None:
+    machine.systemctl(
+        """case $1 in
+        is-active) echo deactivating ;;
+        stop)
+            while [ ! -e stopped ] && [ ! -e canceled ]; do sleep 0.05; done
+            if [ -e canceled ]; then rm canceled; echo "Job canceled." >&2; exit 1; fi ;;
+        esac"""
+    )
+    leave(agent, machine)
+    (machine.directory / "canceled").touch()
+    work_until(agent, lambda: machine.orders.count("stop superset-web") == 2, "it is stopped again")
+    assert COMPLETE not in machine.called
+    machine.may_stop()
+    work_until(agent, lambda: agent.left, "it has left")
+    assert machine.called[-1] == COMPLETE
 
 
 def test_an_agent_that_is_ended_halfway_is_followed_by_one_that_goes_on(

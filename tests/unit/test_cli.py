@@ -23,10 +23,22 @@ WORKER: dict[str, Any] = {
     "silent": False,
 }
 QUEUE = {"name": "sql_lab", "workers": 1, "slots": 2, "waiting": 3, "silent_seconds": 0.4}
+# What a scaler says that would start a worker for reports.
+SCALING = {
+    "silent_seconds": 1.0,
+    "groups": [
+        {"queues": ["reports"], "obstacle": "", "refused": ""},
+        {"queues": ["charts"], "obstacle": "held", "refused": ""},
+    ],
+}
+
+
+def known(workers: list[dict[str, Any]], queues: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"workers": workers, "queues": queues, "scaling": SCALING}
 
 
 def test_a_table_of_workers_is_followed_by_one_of_queues() -> None:
-    assert tables({"workers": [WORKER], "queues": [QUEUE]}).splitlines() == [
+    assert tables(known([WORKER], [QUEUE])).splitlines() == [
         "  WORKER                SINCE                 SLOTS  RUNS  QUEUES",
         "  worker@vm-1#1a2b3c4d  2026-11-22T19:38:54Z  2      -     sql_lab,charts",
         "",
@@ -38,8 +50,14 @@ def test_a_table_of_workers_is_followed_by_one_of_queues() -> None:
 def test_who_takes_no_tasks_and_what_nobody_takes_is_marked() -> None:
     gone = WORKER | {"silent": True, "silent_seconds": 9.0}
     draining = WORKER | {"draining": True}
-    shown = tables({"workers": [gone, draining], "queues": [QUEUE | {"workers": 0}]}).splitlines()
+    shown = tables(known([gone, draining], [QUEUE | {"workers": 0}])).splitlines()
     assert [line[0] for line in shown if line] == [" ", "!", "!", " ", "!"]
+
+
+def test_a_queue_whose_worker_would_be_started_is_not_marked() -> None:
+    empty = [QUEUE | {"name": name, "workers": 0} for name in ("charts", "reports")]
+    shown = tables(known([], empty)).splitlines()
+    assert [line[0] for line in shown[-2:]] == ["!", " "]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +83,7 @@ def test_what_a_worker_does_is_said_in_words(what: dict[str, Any], words: str) -
 
 
 def test_a_fleet_without_workers_shows_the_heads_alone() -> None:
-    assert len(tables({"workers": [], "queues": []}).split()) == 9
+    assert len(tables(known([], [])).split()) == 9
 
 
 SERVER = {"name": "i-1", "address": "10.0.0.1:8088", "state": "ready", "up": True, "sessions": 0}

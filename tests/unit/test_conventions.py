@@ -128,3 +128,14 @@ def test_secrets_are_named_after_the_variable_that_they_fill() -> None:
     given = re.compile(r"^(\w+): .*\bvault_(\w+)", re.MULTILINE)
     for path in (ROOT / "inventory" / "group_vars" / "all").glob("*.yml"):
         assert [pair for pair in given.findall(path.read_text()) if pair[0] != pair[1]] == []
+
+
+def test_no_image_is_made_anew_because_a_machine_came_or_went() -> None:
+    variables = ROOT / "inventory" / "group_vars" / "all"
+    of_image = re.compile(
+        yaml.safe_load((variables / "fleet.yml").read_text())["fleet_image_variables"]
+    )
+    known = yaml.safe_load((variables / "topology.yml").read_text())
+    assert "scheduler_machines" in known
+    assert [name for name in known if of_image.match(name)] == []
+    assert of_image.match("superset_guard_enabled")

@@ -68,6 +68,12 @@ def test_a_server_is_not_deleted_under_a_request(haproxy: Balancer, web: Web) ->
     assert answers == [(200, f"served by {web.endpoint}")]
 
 
+def test_only_workers_come_by_the_workers_port(haproxy: Balancer, web: Web) -> None:
+    add(haproxy, "i-1", web.endpoint)
+    assert haproxy.get()[0] == 200
+    assert haproxy.get(port=haproxy.workers_port)[0] == 403
+
+
 def test_a_file_of_another_release_is_found_where_it_is(haproxy: Balancer) -> None:
     webs = [Web() for _ in range(4)]
     for number, web in enumerate(webs):

@@ -245,6 +245,22 @@ def test_a_group_that_has_no_room_for_a_machine_takes_nothing() -> None:
 QUERIES = ["sql_lab", "charts", "warmup", "default"]
 
 
+def test_groups_that_lose_their_last_worker_for_good_are_refused() -> None:
+    some = group(min=1)
+    charts = group(role="celery_worker", queues=["charts"])
+    (found,) = preflight.never_woken({"celery_worker": some, "more": charts}, ["sql_lab"], "fail")
+    assert found.startswith("fleet_groups: more may have no machine (min: 0)")
+    assert "superset_no_worker_policy: wake" in found
+    assert preflight.never_woken({"celery_worker": some, "more": charts}, QUERIES, "fail") == []
+    assert preflight.never_woken({"celery_worker": group()}, QUERIES, "wake") == []
+    assert preflight.never_woken({"celery_worker": group(scaling="none")}, QUERIES, "fail") == []
+
+
+def test_a_queue_of_every_kind_is_needed() -> None:
+    (found,) = preflight.misplaced_queues({"worker-1": ["sql_lab", "charts", "default"]}, False, 2)
+    assert found.startswith("no worker takes tasks from the queue warmup")
+
+
 def test_a_machine_without_chromium_does_not_serve_reports_unknowingly() -> None:
     (found,) = preflight.misplaced_queues({"worker-1": [*QUERIES, "reports"]}, False, 2)
     assert found.startswith("worker-1 takes tasks from reports, which need Chromium")
@@ -319,8 +335,9 @@ def options(project: Path) -> dict[str, Any]:
         "settings": SETTINGS,
         "group_sizes": {**SIZES, **MACHINES},
         "group_limits": {},
-        "queues": ["sql_lab", "default"],
-        "machine_queues": {"worker-1": ["sql_lab", "default"]},
+        "queues": QUERIES,
+        "machine_queues": {"worker-1": QUERIES},
+        "no_worker_policy": "fail",
         "browser": False,
         "postgres_address": "",
         "names": ["vault_redis_password", "redis_port", "redis_sort", "inventory_dir"],

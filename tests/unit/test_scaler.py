@@ -177,6 +177,47 @@ def test_from_zero_the_first_task_that_waits_brings_a_machine_at_once(rig: Rig) 
     assert rig.desired() == 1
 
 
+def test_the_first_task_for_a_group_without_machines_does_not_wait_for_the_next_tick(
+    rig: Rig,
+) -> None:
+    rig.group()
+    looks = []
+
+    def ended(seconds: float) -> bool:
+        """Let a task come at the third look; what comes after it is too late."""
+        looks.append(seconds)
+        rig.clock.at += seconds
+        if len(looks) == 3:
+            rig.wait(1)
+        return len(looks) == 10 or rig.desired() > 0
+
+    rig.scaler.run(ended)
+    assert rig.desired() == 1
+    assert sum(looks[:3]) < 1
+
+
+def test_where_no_machine_comes_the_cloud_is_asked_no_more_often(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.group(high=0)
+    rig.wait(1)
+    ticks: list[float] = []
+    tick = rig.scaler.tick
+
+    def counted() -> None:
+        ticks.append(rig.clock.at)
+        tick()
+
+    monkeypatch.setattr(rig.scaler, "tick", counted)
+
+    def ended(seconds: float) -> bool:
+        rig.clock.at += seconds
+        return len(ticks) == 4
+
+    rig.scaler.run(ended)
+    assert ticks[-1] - ticks[0] > 4
+
+
 def test_what_waits_in_any_queue_and_priority_brings_machines_up_to_the_max(rig: Rig) -> None:
     rig.group()
     rig.wait(3)
@@ -332,6 +373,40 @@ def test_held_it_changes_no_size_and_protects_on(rig: Rig) -> None:
     assert rig.desired() == 4
 
 
+def test_a_group_that_is_held_alone_holds_no_other(rig: Rig) -> None:
+    rig.group()
+    rig.wait(1)
+    rig.registry.hold("upgrade", "superset-celery_worker_charts")
+    rig.tick()
+    assert rig.desired() == 1
+    rig.wait(20)
+    rig.registry.hold("upgrade", NAME)
+    rig.tick()
+    assert (rig.desired(), rig.report()["obstacle"]) == (1, "held: upgrade")
+    rig.registry.release_hold(NAME)
+    rig.tick()
+    assert rig.desired() > 1
+
+
+def test_workers_of_an_older_release_hold_all_sizes(rig: Rig) -> None:
+    rig.group(desired=2)
+    rig.beat("", host="vm-1", taken=2)
+    rig.pass_time(200)
+    assert rig.desired() == 2
+    assert "vm-1" in rig.report()["obstacle"]
+
+
+def test_who_cannot_protect_a_machine_lets_none_go_but_lets_more_come(rig: Rig) -> None:
+    rig.group(desired=1)
+    (machine,) = rig.machines()
+    rig.beat(machine, taken=2)
+    failing(rig, "SetInstanceProtection")
+    rig.wait(20)
+    rig.tick()
+    assert rig.desired() == 4
+    assert rig.report()["changed"]["to"] == 4
+
+
 def test_after_a_hold_no_machine_leaves_before_a_cooldown_was_seen(rig: Rig) -> None:
     rig.group(desired=2)
     rig.registry.hold("night")
@@ -467,7 +542,7 @@ def test_since_when_the_first_machine_starts_is_said_until_its_worker_is_there(r
     ("high", "tags", "why"),
     [
         (0, {}, "its max is 0"),
-        (4, {"scaling": "cloud"}, "the cloud's own policies"),
+        (0, {"scaling": "cloud"}, "the cloud's own policies"),
         (4, {"scaling": "none"}, "nobody sets its size but you"),
     ],
 )
@@ -480,11 +555,49 @@ def test_where_no_machine_would_come_that_and_why_is_said(
     assert why in wake(rig).why
 
 
+def test_a_policy_of_the_cloud_is_given_the_chance_to_start_one(rig: Rig) -> None:
+    rig.group(tags={"scaling": "cloud"})
+    rig.tick()
+    assert wake(rig).state == "ready"
+
+
+def test_a_worker_that_drains_is_none_that_starts(rig: Rig) -> None:
+    rig.group(desired=1)
+    (machine,) = rig.machines()
+    rig.beat(machine, taken=1, draining=True)
+    rig.tick()
+    assert (wake(rig).state, rig.desired()) == ("ready", 1)
+    rig.wait(1)
+    rig.tick()
+    assert (wake(rig).state, rig.desired()) == ("starting", 2)
+    assert rig.protected() == [machine]
+    assert "1 more take no tasks" in rig.report()["why"]
+
+
+def test_where_all_that_there_may_be_take_no_tasks_none_starts(rig: Rig) -> None:
+    rig.group(desired=1, high=1)
+    (machine,) = rig.machines()
+    rig.beat(machine, taken=1, draining=True)
+    rig.wait(1)
+    rig.tick()
+    assert (wake(rig).state, rig.desired()) == ("cannot", 1)
+    assert "it may have no more" in wake(rig).why
+
+
 def test_a_hold_starts_no_worker(rig: Rig) -> None:
     rig.group()
     rig.registry.hold("upgrade")
     rig.tick()
     assert (wake(rig).state, wake(rig).why) == ("cannot", f"{NAME}: held: upgrade")
+
+
+def test_a_machine_that_was_asked_for_before_a_hold_starts_in_spite_of_it(rig: Rig) -> None:
+    rig.group()
+    rig.wait(1)
+    rig.tick()
+    rig.registry.hold("upgrade")
+    rig.tick()
+    assert wake(rig).state == "starting"
 
 
 @pytest.mark.parametrize("operation", ["DescribeAutoScalingGroups", "SetDesiredCapacity"])
@@ -500,7 +613,8 @@ def test_a_cloud_that_refuses_for_a_while_starts_no_worker(rig: Rig, operation: 
     past[NAME].refused_since -= 20  # of Redis' clock
     rig.tick(20)
     assert wake(rig).state == "cannot"
-    assert "Rate exceeded" in wake(rig).why
+    assert "the cloud refuses" in wake(rig).why
+    assert "Rate exceeded" not in wake(rig).why  # users read it
 
 
 # -- Metrics --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ GROUP: dict[str, Any] = {
     "wanted": 4,
     "why": "4: 37 wait, 4 run, 3.2 s each on 2 slots a machine; 10 s acceptable",
     "obstacle": "",
+    "refused": "",
     "changed": {"at": 0.0, "from": 2, "to": 4, "why": "2 → 4: 37 wait, 4 run, 3.2 s each"},
 }
 SAID: dict[str, Any] = {

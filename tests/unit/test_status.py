@@ -290,6 +290,7 @@ def scaled(**changes: Any) -> dict[str, Any]:
         "wanted": 1,
         "why": "0 → 1: 3 wait",
         "obstacle": "",
+        "refused": "",
         "changed": None,
     }
     said = {"scaler": "vm-1", "silent_seconds": 1.0, "trouble": "", "hold": None}

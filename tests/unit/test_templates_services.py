@@ -36,6 +36,7 @@ def haproxy(render: Render) -> Render:
             "haproxy_keepalive_seconds": 60,
             "haproxy_private_address": "10.0.0.5",
             "haproxy_workers_port": 8090,
+            "haproxy_workers_networks": ["10.0.0.0/24", "10.0.1.7/32"],
             "haproxy_stats_port": 8404,
         }
         return render("haproxy", "haproxy.cfg.j2", **given | inputs)
@@ -66,6 +67,7 @@ def test_with_a_certificate_http_leads_to_https(haproxy: Render) -> None:
 def test_workers_come_in_plain_http_and_can_keep_their_session(haproxy: Render) -> None:
     cfg = haproxy(haproxy_certificate="PEM")
     assert "bind 10.0.0.5:8090" in cfg
+    assert "http-request deny if { dst_port 8090 } !{ src 10.0.0.0/24 10.0.1.7/32 }" in cfg
     (cookies,) = [line for line in cfg if "Set-Cookie" in line]
     assert cookies.endswith("if { dst_port 8090 }")
     pattern, replacement = re.findall(r'"([^"]+)"', cookies)
@@ -306,4 +308,4 @@ def test_the_scaler_starts_where_the_cloud_gives_no_configuration(render: Render
     assert "LoadCredential=aws.ini:/etc/fleet/aws.ini" in unit
     # For systemd a file that is missing is an error, but for this.
     assert "SetCredential=aws.ini:none" in unit
-    assert "--acceptable-wait 10 --cooldown 300" in unit
+    assert "--acceptable-wait 10 --cooldown 60" in unit

@@ -20,7 +20,13 @@ class Journal:
 
     def __init__(self, machine: Machine) -> None:
         command = [*machine.ssh, "sudo journalctl --follow --output cat --unit fleet-agent"]
-        self._follows = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self._follows = subprocess.Popen(
+            command,
+            # ssh would leave ours non-blocking, and Ansible refuses that.
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         self._text = b""
         assert self._follows.stdout
         os.set_blocking(self._follows.stdout.fileno(), False)

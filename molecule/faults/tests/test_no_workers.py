@@ -60,9 +60,12 @@ def test_a_stopping_worker_ends_what_it_runs_and_takes_no_more(
 
 
 def drain(fleet: Fleet, machine: Machine) -> None:
-    """Stop a worker, and wait until it has said that it takes no more."""
+    """Stop a worker, and wait until it has said that it takes no more, and has left its queues."""
+    left = f"journalctl --quiet --unit {WORKER} --grep event=left_queues --lines 1 || true"
+    before = machine.run(left)
     machine.run(f"systemctl stop --no-block {WORKER}")
     wait("it drains", lambda: [each.draining for each in fleet.beating(machine).values()] == [True])
+    wait("it has left its queues", lambda: machine.run(left) != before, 10)
 
 
 def test_without_a_worker_queries_and_charts_are_refused_in_the_answer(

@@ -1,10 +1,10 @@
 """The machine of a worker loses its power: nothing is told to anybody, not even by TCP."""
 
-import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from shared.fleet import Fleet, wait
+import yaml
+from shared.fleet import Fleet, deploy, wait
 from shared.ledger import History
 from shared.machines import Machine
 from shared.users import Query, User
@@ -64,9 +64,7 @@ def replace(fleet: Fleet, lost: Machine) -> None:
         return lost.name not in names and len(names) == 2
 
     wait("the group has another machine", there)
-    settings = "superset_global_async_queries_enabled=true celery_worker_concurrency=5"
-    command = ["ansible-playbook", "playbooks/celery_worker.yml", "--extra-vars", settings]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    *_, play = yaml.safe_load((ROOT / "molecule/faults/converge.yml").read_text())
+    deploy("celery_worker", **play["vars"])
     fleet.look_again()
     fleet.want_workers(*fleet.workers)

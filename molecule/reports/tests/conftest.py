@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from shared import machines
-from shared.fleet import Fleet, wait
+from shared.fleet import Fleet, operator, wait
 from shared.groups import BOOT_SECONDS, Group
 from shared.machines import Machine
 from shared.users import User
-
-from superset_fleet.ansible import ROOT
 
 GROUP = "celery_worker_reports"
 Ask = Callable[..., Any]
@@ -55,7 +52,8 @@ def browser_machine(facts: dict[str, Any]) -> Iterator[Machine]:
     assert facts["superset_browser_enabled"], "this scenario is for a fleet with browsers"
     group = Group(GROUP)
     # Or it would end the machine when nothing is to be done for a while.
-    subprocess.run([ROOT / "fleet", "scale", "--hold", "scenario reports"], check=True)
+    status, said = operator("scale", "--hold", "scenario reports")
+    assert status == 0, said
     machine = group.add()
     fleet = Fleet()
 
@@ -67,7 +65,7 @@ def browser_machine(facts: dict[str, Any]) -> Iterator[Machine]:
     wait(f"{machine.name} takes reports", takes, BOOT_SECONDS)
     yield machine
     group.restore()
-    subprocess.run([ROOT / "fleet", "scale", "--release"], check=True)
+    operator("scale", "--release")
 
 
 @pytest.fixture
@@ -117,3 +115,12 @@ def chart(ask: Ask, user: User) -> Iterator[dict[str, Any]]:
     )
     yield {"id": made["id"], "data": context}
     ask("DELETE", f"chart/{made['id']}")
+
+
+@pytest.fixture
+def dashboard(ask: Ask, chart: dict[str, Any]) -> Iterator[int]:
+    """The id of a dashboard with the chart."""
+    number = ask("POST", "dashboard/", {"dashboard_title": f"Flights {secrets.token_hex(4)}"})["id"]
+    ask("PUT", f"chart/{chart['id']}", {"dashboards": [number]})
+    yield number
+    ask("DELETE", f"dashboard/{number}")

@@ -117,7 +117,9 @@ def test_a_chart_has_a_thumbnail(
     (made,) = set(thumbnails(fleet)) - before
     data = thumbnails(fleet)[made]
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
-    assert struct.unpack(">II", data[16:24]) == (800, 600)
+    width, height = struct.unpack(">II", data[16:24])
+    assert width == 800  # Superset's thumbnails are as wide, and as high as the chart then is
+    assert 300 < height <= 600
     assert len(data) > 3_000  # white alone is smaller
 
 
@@ -182,12 +184,13 @@ def test_queries_do_not_notice_that_many_thumbnails_wait(
     assert time.monotonic() - begin < 20
 
 
-def test_a_warm_cache_answers_the_first_who_asks(
-    ask: Ask, fleet: Fleet, chart: dict[str, Any]
+def test_a_warm_cache_answers_the_first_who_asks_for_what_was_visited(
+    ask: Ask, fleet: Fleet, chart: dict[str, Any], dashboard: int
 ) -> None:
+    ask("GET", f"dashboard/{dashboard}")
     workers = fleet.of("celery_worker")
-    call(workers[0], "cache-warmup", "dummy")
-    fetched = rf'"chart_id": {chart["id"]}}}, status code: 200'
+    call(workers[0], "cache-warmup", "top_n_dashboards", 100)  # as beat does by the schedule
+    fetched = rf'"chart_id": {chart["id"]}.*status code: 200'
     wait("the chart is warm", lambda: journal(workers, fetched), 120)
     (answer,) = ask("POST", "chart/data", chart["data"])["result"]
     assert answer["is_cached"], answer

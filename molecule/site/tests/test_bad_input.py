@@ -133,6 +133,7 @@ def test_a_disk_without_room_is_refused(play: Play) -> None:
     assert "10000000 MB" in output
 
 
-def test_the_fleet_goes_on_where_it_stood_when_all_is_mended(play: Play) -> None:
+def test_when_all_is_mended_the_fleet_stands_and_another_run_changes_nothing(play: Play) -> None:
     done = play("site")
     assert done.returncode == 0, done.stdout
+    assert {*re.findall(r"changed=\d+", done.stdout)} == {"changed=0"}, done.stdout

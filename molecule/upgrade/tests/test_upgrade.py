@@ -3,18 +3,15 @@
 A release is an image whose overrides differ: the name of the application, which the login shows.
 """
 
-import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from shared import machines
+from shared.fleet import play
 from shared.load import Load, pages
 
 from superset_fleet.ansible import ROOT
@@ -50,17 +47,9 @@ def upgrade(tmp_path_factory: pytest.TempPathFactory) -> Upgrade:
         path = directory / "overrides.py"
         path.write_text(overrides)
         variables["superset_config_overrides"] = str(path)
-        ansible = str(Path(sys.executable).with_name("ansible-playbook"))
-        given = ("--extra-vars", json.dumps(variables), *arguments)
-        done = subprocess.run(
-            [ansible, "playbooks/upgrade.yml", *given],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        print(done.stdout)
-        return done.returncode, re.sub(r"\s+", " ", done.stdout)
+        status, said = play("upgrade", variables, *arguments)
+        print(said)
+        return status, re.sub(r"\s+", " ", said)
 
     return run
 

@@ -1,7 +1,6 @@
 """A query may wait for a worker that is not there yet, and for none that nobody starts."""
 
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,19 +9,18 @@ from typing import Any
 
 import pytest
 import requests
-from shared.fleet import QUEUES, Fleet, wait
+from shared.fleet import QUEUES, Fleet, operator, wait
 from shared.groups import BOOT_SECONDS, LEAVE_SECONDS, Group, localcloud
 from shared.ledger import History
 from shared.machines import Machine
 from shared.users import ENDED, Query, User
 
-from superset_fleet.ansible import ROOT
 from superset_fleet.guard.registry import WAKE_SECONDS, Wake
 from superset_fleet.watchdog import UNSTARTED_SECONDS
 
 Health = Callable[[], dict[str, Any]]
 SCALER = "fleet-scaler"  # unit
-WAKE_TIMEOUT_SECONDS = 120  # as this scenario sets it
+WAKE_TIMEOUT_SECONDS = 75  # as this scenario sets it
 ASKED = re.compile(r"one was asked for at 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC")
 
 
@@ -87,7 +85,8 @@ def word(fleet: Fleet, queue: str = "sql_lab") -> str:
 
 def hold(*options: str) -> None:
     """Let the scaler change no size, or let it again."""
-    subprocess.run([ROOT / "fleet", "scale", *options], check=True, capture_output=True)
+    status, said = operator("scale", *options)
+    assert status == 0, said
 
 
 def start(fleet: Fleet) -> None:

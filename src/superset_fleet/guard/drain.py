@@ -39,6 +39,7 @@ class Drain(StartStopStep):  # type: ignore[misc]
     def __init__(self, consumer: Any, **_: Any) -> None:
         consumer.drain = self
         self.draining = False
+        self._left = False  # whether the queues are left
         self.changed: Callable[[], object] = lambda: None  # called when `draining` has changed
         self._in_loop = False
         self._stop: Any = None  # Celery's own way: its handler of the signal
@@ -69,16 +70,20 @@ class Drain(StartStopStep):  # type: ignore[misc]
     def _set(self, draining: bool) -> None:
         if draining != self.draining:
             self.draining = draining
-            log.warning("event=%s", "drains" if draining else "takes_tasks")
             self.changed()
 
     def look(self, consumer: Any) -> None:
         """Do what there is to do."""
         self._set(bool(self._told) or DRAINING.exists())
-        if not self.draining:
+        if self.draining:
+            consumer.task_consumer.cancel()
+        else:
             consumer.task_consumer.consume()  # from those queues alone from which it does not yet
+        if self._left != self.draining:
+            self._left = self.draining
+            log.warning("event=%s", "left_queues" if self._left else "takes_tasks")
+        if not self.draining:
             return
-        consumer.task_consumer.cancel()
         for request in [*too_early(consumer), *without_process(consumer)]:
             request.reject(requeue=True)
             state.task_ready(request)

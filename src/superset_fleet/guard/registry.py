@@ -28,6 +28,8 @@ FINISHED_SECONDS = 7200  # a chart's message may be delivered once more for so l
 # to lead where it died.
 WAKE_SECONDS = 15
 
+EVERY_GROUP = "*"  # whose sizes are held, instead of a group's name
+
 PREFIX = "guard:"
 WORKERS, JOBS, MESSAGES, RUNS, NOTICED, DECISIONS, SCALER, HOLD = (
     PREFIX + name
@@ -400,15 +402,17 @@ class Registry:
         text = self.redis.get(SCALER)
         return json.loads(text) if text else None
 
-    def hold(self, reason: str) -> None:
-        """Let the scaler change no group's size, until it is released."""
-        self.redis.set(HOLD, json.dumps({"reason": reason, "at": self.now()}))
+    def hold(self, reason: str, group: str = EVERY_GROUP) -> None:
+        """Let the scaler change no group's size, or not that of one, until it is released."""
+        self.redis.hset(HOLD, group, json.dumps({"reason": reason, "at": self.now()}))
 
-    def release_hold(self) -> None:
-        """Let the scaler change sizes again."""
-        self.redis.delete(HOLD)
+    def release_hold(self, group: str = EVERY_GROUP) -> None:
+        """Let the scaler change sizes again: of every group, whoever held which, or of one."""
+        if group == EVERY_GROUP:
+            self.redis.delete(HOLD)
+        else:
+            self.redis.hdel(HOLD, group)
 
-    def held(self) -> Hold | None:
-        """Return why the scaler changes no group's size, None where it may."""
-        text = self.redis.get(HOLD)
-        return read(Hold, text) if text else None
+    def held(self) -> dict[str, Hold]:
+        """Return why the scaler does not change the sizes of groups, by group or EVERY_GROUP."""
+        return {group: read(Hold, text) for group, text in self.redis.hgetall(HOLD).items()}

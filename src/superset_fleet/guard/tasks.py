@@ -8,8 +8,10 @@ from typing import Any
 QUERIES = ("sql_lab.get_sql_results", "query_execution.execute_sql")
 CHARTS = ("load_chart_data_into_cache", "load_explore_json_into_cache")
 TASKS = QUERIES + CHARTS
-# The queues of tasks that need a browser.
-BROWSER_QUEUES = ("reports", "thumbnails")
+# What tasks are sent to: superset_config.py.j2, task_routes.
+QUERY_QUEUES = ("sql_lab", "charts")
+BROWSER_QUEUES = ("reports", "thumbnails")  # of tasks that need a browser
+QUEUES = (*QUERY_QUEUES, *BROWSER_QUEUES, "warmup", "default")
 
 
 def first(name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> Any:
