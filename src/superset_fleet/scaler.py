@@ -277,24 +277,24 @@ class Scaler:
             for machine in group.machines
             if machine.in_service and machine.id in sight.workers
         }
-        idle = out(group, mine, sight.known)
+        absent = absentees(group, mine, sight.known)
         policy = Policy(
-            max(0, group.min - len(idle)),
-            max(0, group.max - len(idle)),
+            max(0, group.min - len(absent)),
+            max(0, group.max - len(absent)),
             self._settings.acceptable_wait_seconds,
             self._settings.cooldown_seconds,
             self._starts.seconds,
         )
-        taking = {name: worker for name, worker in mine.items() if name not in idle}
-        load = self._load(group, sight, queues, taking, len(idle), past, policy)
+        taking = {name: worker for name, worker in mine.items() if name not in absent}
+        load = self._load(group, sight, queues, taking, len(absent), past, policy)
         decision, memory = decide(load, policy, past.memory)
-        why = f"{decision.why}; {len(idle)} more take no tasks" if idle else decision.why
+        why = f"{decision.why}; {len(absent)} more take no tasks" if absent else decision.why
         hold = sight.holds.get(EVERY_GROUP) or sight.holds.get(group.name)
         held = f"held: {hold.reason}" if hold else ""
         full = "" if policy.max else "none of its machines takes tasks, and it may have no more"
         obstacle = group.obstacle or held or strangers(sight.workers.values()) or full
         past.memory = Memory() if obstacle else memory
-        desired = group.desired if obstacle else decision.desired + len(idle)
+        desired = group.desired if obstacle else decision.desired + len(absent)
         if self._cloud:
             busy = {name for name, worker in mine.items() if has_tasks(worker)}
             desired = self._acted(self._cloud, group, busy, desired, past, sight)
@@ -317,7 +317,7 @@ class Scaler:
             "max": group.max,
             "machines": len(group.machines),
             "desired": desired,
-            "wanted": decision.desired + len(idle),
+            "wanted": decision.desired + len(absent),
             "why": why,
             "obstacle": obstacle,
             "refused": past.refused if refusing else "",
@@ -338,11 +338,11 @@ class Scaler:
         sight: Sight,
         queues: Iterable[str],
         mine: Mapping[str, Worker],
-        idle: int,
+        absent: int,
         past: Past,
         policy: Policy,
     ) -> Load:
-        """Return what a group has to do, and who does it: `mine`, and not those that are idle."""
+        """Return what a group has to do, and who does it: `mine`, without the absent machines."""
         # Who lost the broker takes from no queue.
         taking = [
             worker
@@ -362,7 +362,7 @@ class Scaler:
             running=taken.total(),
             workers=len(taking),
             busy=sum(map(has_tasks, mine.values())),
-            desired=group.desired - idle,
+            desired=group.desired - absent,
             slots=past.slots or self._settings.slots,
             task_seconds=self._durations.seconds(known, waiting, policy),
         )
@@ -425,7 +425,7 @@ def strangers(workers: Iterable[Worker]) -> str:
     return f"which group's the workers on {', '.join(hosts)} are is not known: an older release?"
 
 
-def out(group: Group, mine: Mapping[str, Worker], known: set[str]) -> set[str]:
+def absentees(group: Group, mine: Mapping[str, Worker], known: set[str]) -> set[str]:
     """Return the machines in service that take no tasks and will take none by themselves.
 
     Their workers drain, or have not been heard for so long that they are lost. They count for
