@@ -172,10 +172,22 @@ def find(pattern: str = ":".join(GROUPS)) -> list[Machine]:
         ssh += ["-i", key] if key else []
         ssh += ["-l", user] if user else []
         command = (*ssh, address)
-        host = subprocess.run([*command, "hostname"], check=True, capture_output=True, text=True)
         group = next(group for group in GROUPS if group in said["groups"])
-        machines.append(Machine(name, group, address, host.stdout.strip(), command))
+        machines.append(Machine(name, group, address, hostname(command), command))
     return machines
+
+
+def hostname(ssh: tuple[str, ...]) -> str:
+    """Return the name that a machine has itself."""
+    # ssh would leave our standard input non-blocking for a moment, and Ansible refuses that.
+    done = subprocess.run(
+        [*ssh, "hostname"],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
 
 
 def facts() -> dict[str, Any]:

@@ -39,7 +39,15 @@ def run_module(
     command = [str(ansible), hosts, "--module-name", module, "--args", json.dumps(arguments)]
     command += ["--become"] if become else []
     command += ["--extra-vars", f"ansible_python_interpreter={python}"] if python else []
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    # Ours may be non-blocking, by ssh or by who started us, and Ansible refuses that.
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
     try:
         plays = json.loads(done.stdout)["plays"]
     except ValueError:
