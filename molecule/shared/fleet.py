@@ -188,3 +188,15 @@ class Fleet:
         """Return how often each id was written."""
         text = "select id, count(*) as times from scratch.written group by id"
         return {row["id"]: row["times"] for row in self.ledger.rows(text, "warehouse")}
+
+
+@contextmanager
+def observed() -> Iterator[Fleet]:
+    """A fleet with `tables`, whose database writes down every change of a query's state."""
+    fleet = Fleet()
+    fleet.ledger.open()
+    try:
+        with fleet.tables():
+            yield fleet
+    finally:
+        fleet.ledger.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from shared import machines
-from shared.fleet import Fleet
+from shared.fleet import Fleet, observed
 from shared.groups import Group
 from shared.machines import Machine
 
@@ -67,10 +67,8 @@ def groups(facts: dict[str, Any]) -> Iterator[dict[str, Group]]:
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[Fleet]:
     """The fleet, whose metadata database writes down every change of a query's state."""
-    fleet = Fleet()
-    fleet.ledger.open()
-    yield fleet
-    fleet.ledger.close()
+    with observed() as fleet:
+        yield fleet
 
 
 @pytest.fixture

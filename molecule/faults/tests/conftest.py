@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from shared.fleet import WORKER, Fleet, wait
+from shared.fleet import WORKER, Fleet, observed, wait
 from shared.ledger import History
 from shared.machines import Machine
 from shared.users import ENDED, Query, User
@@ -40,13 +40,8 @@ def measure() -> Callable[[str, float], None]:
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[Fleet]:
     """The fleet, whose metadata database writes down every change of a query's state."""
-    fleet = Fleet()
-    fleet.ledger.open()
-    try:
-        with fleet.tables():
-            yield fleet
-    finally:
-        fleet.ledger.close()
+    with observed() as fleet:
+        yield fleet
         fleet.want_workers(*fleet.workers)
 
 

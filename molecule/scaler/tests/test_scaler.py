@@ -4,24 +4,18 @@ Who leads is what the scenario `scheduler` tests, how it scales the soak `worker
 """
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from shared.fleet import wait
-
-from superset_fleet.ansible import ROOT
+from shared.fleet import operator, wait
 
 testinfra_hosts = ["ansible://scheduler"]
-
-FLEET = Path(sys.executable).with_name("fleet")
 
 
 def scale(*arguments):
     """What `fleet scale` says, for programs."""
-    command = [FLEET, "scale", "--json", *arguments]
-    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+    status, said = operator("scale", "--json", *arguments)
+    assert status == 0, said
+    return json.loads(said)
 
 
 @pytest.fixture

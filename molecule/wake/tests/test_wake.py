@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from shared.fleet import QUEUES, Fleet, operator, wait
+from shared.fleet import QUEUES, Fleet, observed, operator, wait
 from shared.groups import BOOT_SECONDS, LEAVE_SECONDS, Group, localcloud
 from shared.ledger import History
 from shared.machines import Machine
@@ -27,13 +27,8 @@ ASKED = re.compile(r"one was asked for at 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC")
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     """The fleet, whose metadata database writes down every change of a query's state."""
-    fleet = Fleet()
-    fleet.ledger.open()
-    try:
-        with fleet.tables():
-            yield fleet
-    finally:
-        fleet.ledger.close()
+    with observed() as fleet:
+        yield fleet
 
 
 @pytest.fixture(scope="module")
