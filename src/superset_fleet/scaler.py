@@ -66,6 +66,8 @@ class Settings:
     """What an installation wants."""
 
     slots: int  # tasks that a machine runs at a time, until one has said so itself
+    # After so long the next worker takes what one that died had taken.
+    visibility_timeout_seconds: float
     acceptable_wait_seconds: float = 10.0
     cooldown_seconds: float = 60.0
 
@@ -199,7 +201,7 @@ class Scaler:
             every = tuple(sorted({*QUEUES, *self._registry.queues()}))
             groups = [replace(group, queues=group.queues or every) for group in groups]
         names = sorted({queue for group in groups for queue in group.queues})
-        waiting, holds = broker.waiting(self._tasks, names), self._registry.held()
+        waiting, holds = self._waiting(now, names), self._registry.held()
         sight = Sight(at, now, machines, known, waiting, holds, owners(groups))
         reports = [
             self._step(group, sight, self._past.setdefault(group.name, Past())) for group in groups
@@ -228,6 +230,12 @@ class Scaler:
         }
 
     # -- Reading ----------------------------------------------------------------------------------
+    def _waiting(self, now: float, queues: Iterable[str]) -> dict[str, int]:
+        """Return how many tasks of each queue have no worker."""
+        late = broker.abandoned(self._tasks, now - self._settings.visibility_timeout_seconds)
+        waiting = broker.waiting(self._tasks, queues)
+        return {queue: number + late[queue] for queue, number in waiting.items()}
+
     def _read_groups(self, at: float, workers: Mapping[str, Worker]) -> list[Group] | None:
         """Return the groups as of now; None where the cloud does not tell them."""
         if not self._cloud:
@@ -508,6 +516,7 @@ def main() -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--slots", type=int, required=True, help="tasks at a time on a new machine")
+    parser.add_argument("--visibility-timeout", type=float, required=True, metavar="SECONDS")
     parser.add_argument("--acceptable-wait", type=float, default=10.0, metavar="SECONDS")
     parser.add_argument("--cooldown", type=float, default=60.0, metavar="SECONDS")
     options = parser.parse_args()
@@ -518,7 +527,9 @@ def main() -> None:
     )
     # fleet-boot says so, on machines that a cloud has.
     cloud = Cloud(Metadata(), config_file()) if os.environ.get("FLEET_INSTANCE") else None
-    settings = Settings(options.slots, options.acceptable_wait, options.cooldown)
+    settings = Settings(
+        options.slots, options.visibility_timeout, options.acceptable_wait, options.cooldown
+    )
     registry = Registry(facts.redis_url(coordination, facts.GUARD), timeout_seconds=2)
     Scaler(registry, tasks, cloud, settings).run(until_terminated())
 

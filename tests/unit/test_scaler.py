@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -21,7 +22,7 @@ from superset_fleet.worker_groups import Cloud, Group, Machine, lives, owners
 
 NAME = "superset-celery_worker"
 NO_TAGS: Mapping[str, str] = {}
-SETTINGS = Settings(slots=2, cooldown_seconds=60)
+SETTINGS = Settings(slots=2, visibility_timeout_seconds=300, cooldown_seconds=60)
 
 
 class Clock:
@@ -101,6 +102,11 @@ class Rig:
         if number:
             self.tasks.rpush(queue, *["task"] * number)
 
+    def abandon(self, queue: str, seconds: float) -> None:
+        """Let a worker have taken a task that long ago, and nothing be heard of it since."""
+        self.tasks.hset("unacked", "tag", json.dumps([{}, "", queue]))
+        self.tasks.zadd("unacked_index", {"tag": self.registry.now() - seconds})
+
     def beat(self, machine: str, taken: int = 0, group: str = NAME, **changes: Any) -> None:
         """Let the worker on a machine say what it has."""
         said: dict[str, Any] = {
@@ -175,6 +181,17 @@ def test_from_zero_the_first_task_that_waits_brings_a_machine_at_once(rig: Rig) 
     rig.wait(1)
     rig.tick()
     assert rig.desired() == 1
+
+
+def test_a_task_whose_worker_died_brings_a_machine_when_it_is_due_again(rig: Rig) -> None:
+    rig.group()
+    rig.abandon("charts", seconds=290)
+    rig.tick()
+    assert rig.desired() == 0
+    rig.abandon("charts", seconds=310)
+    rig.tick()
+    assert rig.desired() == 1
+    assert rig.report()["waiting"] == 1
 
 
 def test_the_first_task_for_a_group_without_machines_does_not_wait_for_the_next_tick(

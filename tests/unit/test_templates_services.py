@@ -304,8 +304,10 @@ def test_each_redis_is_on_disk_as_far_as_its_data_is_worth(
 
 
 def test_the_scaler_starts_where_the_cloud_gives_no_configuration(render: Render) -> None:
-    unit = render("scaler", "fleet-scaler.service.j2", scaler_slots=2)
+    given = {"scaler_slots": 2, "superset_visibility_timeout_seconds": 4560}
+    unit = render("scaler", "fleet-scaler.service.j2", **given)
     assert "LoadCredential=aws.ini:/etc/fleet/aws.ini" in unit
     # For systemd a file that is missing is an error, but for this.
     assert "SetCredential=aws.ini:none" in unit
+    assert "--visibility-timeout 4560 \\" in unit
     assert "--acceptable-wait 10 --cooldown 60" in unit
