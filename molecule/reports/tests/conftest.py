@@ -14,7 +14,6 @@ from shared.groups import BOOT_SECONDS, Group
 from shared.machines import Machine
 from shared.users import User
 
-GROUP = "celery_worker_reports"
 Ask = Callable[..., Any]
 
 
@@ -47,13 +46,29 @@ def ask(user: User) -> Ask:
 
 
 @pytest.fixture(scope="session")
-def browser_machine(facts: dict[str, Any]) -> Iterator[Machine]:
-    """A machine that takes reports: of a group that has none until they are wanted."""
+def group(facts: dict[str, Any]) -> Iterator[Group]:
+    """The group that takes reports, which the scaler leaves alone; in the end it is as before.
+
+    Or it would end the machine when nothing is to be done for a while.
+    """
     assert facts["superset_browser_enabled"], "this scenario is for a fleet with browsers"
-    group = Group(GROUP)
-    # Or it would end the machine when nothing is to be done for a while.
+    group = Group("celery_worker_reports")
+    hold()
+    yield group
+    hold()  # a test may have released it
+    group.restore()
+    operator("scale", "--release")
+
+
+def hold() -> None:
+    """Let the scaler change no size."""
     status, said = operator("scale", "--hold", "scenario reports")
     assert status == 0, said
+
+
+@pytest.fixture(scope="session")
+def browser_machine(group: Group) -> Machine:
+    """A machine that takes reports: of a group that has none until they are wanted."""
     machine = group.add()
     fleet = Fleet()
 
@@ -63,9 +78,7 @@ def browser_machine(facts: dict[str, Any]) -> Iterator[Machine]:
         )
 
     wait(f"{machine.name} takes reports", takes, BOOT_SECONDS)
-    yield machine
-    group.restore()
-    operator("scale", "--release")
+    return machine
 
 
 @pytest.fixture

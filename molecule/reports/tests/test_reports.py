@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
-from shared.fleet import WORKER, Fleet, wait
+from shared.fleet import WORKER, Fleet, operator, wait
+from shared.groups import BOOT_SECONDS, Group, localcloud
 from shared.machines import Machine
 from shared.users import User
 
@@ -203,3 +204,25 @@ def test_workers_come_in_by_a_way_of_their_own(fleet: Fleet) -> None:
     (cookie,) = [line for line in headers.splitlines() if line.startswith("set-cookie: session=")]
     assert "Secure" not in cookie
     assert "HttpOnly" in cookie
+
+
+def test_what_a_machine_died_with_brings_another_one_that_does_it(
+    fleet: Fleet, group: Group, user: User, browser_machine: Machine, chart: dict[str, Any]
+) -> None:
+    task = call(browser_machine, "cache_chart_thumbnail", user.username, chart["id"], True)
+    wait("the task is taken", lambda: task in fleet.unconfirmed(), PICTURE_SECONDS)
+    browser_machine.signal(WORKER, "STOP")
+    before = set(thumbnails(fleet))
+    localcloud("kill", browser_machine.name)
+    group.want(0)
+    group.wait_until_gone(browser_machine)
+    taken = fleet.broker.hgetall("unacked").items()
+    # As if all of the visibility time-out had passed, which is more than an hour.
+    fleet.broker.zadd("unacked_index", {tag: 0 for tag, text in taken if task in text.decode()})
+    status, said = operator("scale", "--release")
+    assert status == 0, said
+    wait(
+        "the thumbnail is made",
+        lambda: set(thumbnails(fleet)) - before,
+        BOOT_SECONDS + PICTURE_SECONDS,
+    )
