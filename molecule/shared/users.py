@@ -38,7 +38,7 @@ class User:
 
     url: str
     ca_certificate: str
-    password: str
+    password: str = field(repr=False)
     username: str = "admin"
     database: str = "warehouse"
     sent: list[Query] = field(default_factory=list)
