@@ -113,6 +113,9 @@ class WebHandler(BaseHTTPRequestHandler):
         status = 404 if self.path in self.server.lacking else 200
         self.send_response(503 if checked and not self.server.healthy else status)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Set-Cookie", "session=nobody; Path=/")
+        if self.path == "/static/kept.js":
+            self.send_header("Cache-Control", "max-age=60")
         self.end_headers()
         self.wfile.write(body)
         self.server.serving.discard(self.request)
@@ -260,13 +263,18 @@ class Balancer:
 
     def get(self, path: str = "/", port: int = 0) -> tuple[int, str]:
         """Ask as a user does, or at another port than users."""
+        reply, body = self.ask(path, port)
+        return reply.status, body
+
+    def ask(self, path: str, port: int = 0) -> tuple[http.client.HTTPResponse, str]:
+        """Ask, for the headers too."""
         connection = http.client.HTTPConnection(
             "127.0.0.1", port or self.port, timeout=DEADLINE_SECONDS
         )
         try:
             connection.request("GET", path)
             reply = connection.getresponse()
-            return reply.status, reply.read().decode()
+            return reply, reply.read().decode()
         finally:
             connection.close()
 

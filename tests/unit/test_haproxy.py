@@ -74,6 +74,14 @@ def test_only_workers_come_by_the_workers_port(haproxy: Balancer, web: Web) -> N
     assert haproxy.get(port=haproxy.workers_port)[0] == 403
 
 
+def test_static_files_bring_nobodys_session(haproxy: Balancer, web: Web) -> None:
+    add(haproxy, "i-1", web.endpoint)
+    assert haproxy.ask("/page")[0].getheader("Set-Cookie") == "session=nobody; Path=/"
+    for _ in range(2):
+        assert haproxy.ask("/static/kept.js")[0].getheader("Set-Cookie") is None
+    assert web.paths["/static/kept.js"] == 1  # the second was kept
+
+
 def test_a_file_of_another_release_is_found_where_it_is(haproxy: Balancer) -> None:
     webs = [Web() for _ in range(4)]
     for number, web in enumerate(webs):
