@@ -124,8 +124,10 @@ def test_overrides_that_break_superset_are_refused_before_a_service_meets_them(
     overrides = tmp_path / "overrides.py"
     overrides.write_text("from no_such_library import nothing\n")
     done = play("superset", "--extra-vars", f"superset_config_overrides={overrides}")
+    mended = play("scheduler")
     assert done.returncode != 0
     assert "no_such_library" in done.stdout
+    assert mended.returncode == 0, mended.stdout
 
 
 def test_a_disk_without_room_is_refused(play: Play) -> None:
