@@ -124,7 +124,7 @@ def test_overrides_that_break_superset_are_refused_before_a_service_meets_them(
     overrides = tmp_path / "overrides.py"
     overrides.write_text("from no_such_library import nothing\n")
     done = play("superset", "--extra-vars", f"superset_config_overrides={overrides}")
-    mended = play("scheduler")
+    mended = play("scheduler")  # where Superset was tried out, they stay until the next run
     assert done.returncode != 0
     assert "no_such_library" in done.stdout
     assert mended.returncode == 0, mended.stdout
