@@ -49,7 +49,28 @@ def test_every_input_begins_with_a_word_of_the_fleet(role: str) -> None:
 def test_every_role_has_a_part_for_the_image_and_a_part_for_the_machine(role: str) -> None:
     tasks = {path.name for path in (ROOT / "roles" / role / "tasks").iterdir()}
     # What is only installed, as a package, has no part for the machine.
-    assert {"install.yml", "main.yml"} <= tasks or tasks == {"main.yml"}
+    assert {"install.yml", "main.yml"} <= tasks or role == "fleet_package"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_machine_that_is_taken_at_its_word_lacks_no_change_of_a_variable(role: str) -> None:
+    """What an install part reads is in the fingerprint of what is installed."""
+    variables = load(ROOT / "inventory" / "group_vars" / "all" / "fleet.yml")
+    of_install = re.compile(variables["fleet_install_variables"])
+    directory = ROOT / "roles" / role
+    path = directory / "tasks" / "main.yml"
+    main = path.read_text() if path.exists() else ""
+    files = [*(directory / "tasks").iterdir(), *directory.glob("templates/*")]
+    # Of a template what stands in Jinja's brackets, and no comment.
+    text = "".join(
+        " ".join(re.findall(r"{[{%].*?[%}]}", path.read_text(), re.DOTALL))
+        if path.suffix == ".j2"
+        else path.read_text()
+        for path in files
+        if path.name != "main.yml" and path.name not in main
+    )
+    read = {name for name in options(role) if re.search(rf"\b{name}\b", text)}
+    assert {name for name in read if not of_install.match(name)} == set()
 
 
 @pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"default"}))
@@ -68,47 +89,6 @@ def test_every_scenario_s_tests_are_run(tests: Path) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_every_role_has_a_scenario_of_its_name(role: str) -> None:
     assert role in SCENARIOS
-
-
-def stamped(role: str, variable: str) -> set[Path]:
-    """Return the package's files whose change installs it anew on machines of a role."""
-    package = ROOT / "src" / "superset_fleet"
-    variables = load(ROOT / "roles" / role / "vars" / "main.yml")
-    # As Ansible's fileglob does it: no pattern in the name of a directory.
-    patterns = re.findall(r"'([\w./-]*?[\w*]+(?:\.py|/\*))'", variables[variable])
-    return {path for pattern in patterns for path in package.glob(pattern)}
-
-
-def imported(files: set[Path]) -> set[Path]:
-    """Return the modules of the package's first level that files import."""
-    package = ROOT / "src" / "superset_fleet"
-    names: set[str] = set()
-    for path in files:
-        if path.suffix != ".py":
-            continue
-        dots = "." * (1 + (path.parent != package))
-        text = path.read_text()
-        for part, modules in re.findall(rf"(?m)^\s*from {re.escape(dots)}(\w*) import (.+)", text):
-            names.update([part] if part else re.findall(r"\w+", modules))
-    return {package / f"{name}.py" for name in names} & set(package.glob("*.py"))
-
-
-def test_what_runs_beside_superset_is_what_its_machines_are_stamped_with() -> None:
-    """A change of these files installs them anew; of anything that they import, too."""
-    package = ROOT / "src" / "superset_fleet"
-    known = stamped("superset", "__superset_fleet_files")
-    files = {package / "watchdog.py", *(package / "guard").rglob("*.*")}
-    assert {path for path in files if path.suffix != ".pyc"} <= known
-    assert imported(known) <= known
-
-
-def test_the_services_of_the_fleet_are_what_its_package_is_stamped_with() -> None:
-    """A change of these files installs them anew; of anything that they import, too."""
-    package = ROOT / "src" / "superset_fleet"
-    known = stamped("fleet_package", "__fleet_package_files")
-    services = {package / f"{name}.py" for name in ("agent", "boot", "fleetd", "scaler")}
-    assert services | set((package / "models").rglob("*.json")) <= known
-    assert imported(known) <= known
 
 
 def test_only_the_topology_file_reads_the_inventory() -> None:
@@ -133,7 +113,7 @@ def test_secrets_are_named_after_the_variable_that_they_fill() -> None:
 def test_no_image_is_made_anew_because_a_machine_came_or_went() -> None:
     variables = ROOT / "inventory" / "group_vars" / "all"
     of_image = re.compile(
-        yaml.safe_load((variables / "fleet.yml").read_text())["fleet_image_variables"]
+        yaml.safe_load((variables / "fleet.yml").read_text())["fleet_install_variables"]
     )
     known = yaml.safe_load((variables / "topology.yml").read_text())
     assert "scheduler_machines" in known

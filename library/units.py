@@ -1,0 +1,258 @@
+#!/usr/bin/python
+"""Bring systemd units into their state, and tell which are older than their configuration."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: units
+short_description: Bring systemd units into their state, and tell which are older than their files
+description:
+  - Enables and starts units, or disables and stops them, all in one step.
+  - Refuses to start one whose TCP port is held by something else, and names the holder.
+  - Tells which running units started before their configuration was written. A handler that an
+    earlier run owed, or one that failed, is so made up for.
+options:
+  units:
+    description: The units, in the order in which they are started.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the unit, with or without C(.service).
+        type: str
+        required: true
+      enabled:
+        description: Whether it starts at boot. Without it this is left as it is.
+        type: bool
+      running:
+        description: Whether it runs.
+        type: bool
+        default: true
+      ports:
+        description: TCP ports that it listens on.
+        type: list
+        elements: int
+        default: []
+      files:
+        description:
+          - What it reads when it starts. Of a directory its direct entries count too; its unit
+            file counts by itself.
+        type: list
+        elements: path
+        default: []
+      since:
+        description:
+          - A path that is as old as the running unit, as C(/run/NAME) is for a unit with a
+            C(RuntimeDirectory). Needed with O(units[].files).
+        type: path
+author:
+  - The superset-fleet project
+"""
+
+EXAMPLES = r"""
+- name: Enable and start superset-web
+  units:
+    units:
+      - name: superset-web
+        enabled: true
+        ports: [8088]
+        files: [/etc/superset, /opt/superset/venv]
+        since: /run/credentials/superset-web.service
+  register: web
+  notify: Restart superset-web # when: "'superset-web' in web.older"
+"""
+
+RETURN = r"""
+older:
+  description: Running units that started before their configuration was written.
+  returned: success
+  type: list
+  elements: str
+  sample: [superset-web]
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+PROPERTIES = ("ActiveState", "FragmentPath", "NeedDaemonReload", "UnitFileState")
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A process that listens on a TCP port; unit is the systemd unit that it runs in, or ''."""
+
+    port: int
+    process: str
+    pid: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a unit is, or is to be; enabled is None where that is nobody's matter."""
+
+    enabled: bool | None
+    running: bool
+
+
+def full(name: str) -> str:
+    """Return the name of a unit with its suffix."""
+    return name if re.search(r"\.(service|socket|timer)$", name) else f"{name}.service"
+
+
+def unit_of(cgroup: str) -> str:
+    """Return the innermost service or scope in the text of /proc/PID/cgroup, or ''."""
+    found = re.findall(r"/([^/\n]+\.(?:service|scope))", cgroup)
+    return found[-1] if found else ""
+
+
+def parse(table: str) -> list[tuple[int, str, int]]:
+    """Return port, process and pid for each process in the output of `ss -Hltnp`."""
+    found = []
+    for line in table.splitlines():
+        port = int(line.split()[3].rsplit(":", 1)[1])
+        for process, pid in re.findall(r'\("([^"]+)",pid=(\d+)', line):
+            found.append((port, process, int(pid)))
+    return found
+
+
+def listeners(module: AnsibleModule) -> list[Listener]:
+    """Return the processes that listen on TCP ports of this machine."""
+    _, table, _ = module.run_command(["ss", "-Hltnp"], check_rc=True)
+    found = []
+    for port, process, pid in parse(table):
+        cgroup = Path(f"/proc/{pid}/cgroup")
+        found.append(
+            Listener(port, process, pid, unit_of(cgroup.read_text()) if cgroup.exists() else "")
+        )
+    return found
+
+
+def strangers(found: Iterable[Listener], units: Mapping[str, list[int]]) -> list[str]:
+    """Return a sentence for each process that has a port which is meant for another unit."""
+    owners = {port: unit for unit, ports in units.items() for port in ports}
+    return [
+        f"port {one.port} is needed by {owners[one.port]}, but process {one.process}"
+        f" (pid {one.pid}{', ' + one.unit if one.unit else ''}) listens on it:"
+        " stop that process, or give the role another port"
+        for one in found
+        if one.port in owners and one.unit != owners[one.port]
+    ]
+
+
+def show(module: AnsibleModule, names: list[str]) -> dict[str, dict[str, str]]:
+    """Return what systemd knows of units, by name."""
+    command = ["systemctl", "show", f"--property={','.join(PROPERTIES)}", "--", *names]
+    _, said, _ = module.run_command(command, check_rc=True)
+    parts = [part.splitlines() for part in said.strip("\n").split("\n\n")]
+    return {
+        name: dict(line.split("=", 1) for line in part)
+        for name, part in zip(names, parts, strict=True)
+    }
+
+
+def state(known: Mapping[str, str]) -> Unit:
+    """Return the state of a unit by what systemd says of it."""
+    return Unit(
+        known["UnitFileState"].startswith("enabled"),
+        known["ActiveState"] in ("active", "activating", "reloading"),
+    )
+
+
+def plan(current: Mapping[str, Unit], wanted: Mapping[str, Unit]) -> list[tuple[str, str]]:
+    """Return the verbs of systemctl, each with its unit, that lead from one to the other."""
+    steps = []
+    for name, unit in wanted.items():
+        if unit.enabled is not None and unit.enabled != current[name].enabled:
+            steps.append(("enable" if unit.enabled else "disable", name))
+        if unit.running != current[name].running:
+            steps.append(("start" if unit.running else "stop", name))
+    return steps
+
+
+def entries(path: Path) -> list[Path]:
+    """Return a path and, of a directory, what lies in it."""
+    return [path, *(path.iterdir() if path.is_dir() else [])]
+
+
+def newest(paths: Iterable[Path]) -> float:
+    """Return when the newest of some files was written, in seconds since 1970."""
+    return max(os.lstat(entry).st_mtime for path in paths for entry in entries(path))
+
+
+def is_older(since: Path, paths: Iterable[Path]) -> bool:
+    """Return whether what runs since then started before one of the files was written."""
+    return since.exists() and newest(paths) > since.stat().st_mtime
+
+
+def main() -> None:
+    """Run the module."""
+    options = {
+        "name": {"type": "str", "required": True},
+        "enabled": {"type": "bool"},
+        "running": {"type": "bool", "default": True},
+        "ports": {"type": "list", "elements": "int", "default": []},
+        "files": {"type": "list", "elements": "path", "default": []},
+        "since": {"type": "path"},
+    }
+    units = {"type": "list", "elements": "dict", "required": True, "options": options}
+    module = AnsibleModule(argument_spec={"units": units}, supports_check_mode=True)
+    asked: dict[str, dict[str, Any]] = {full(unit["name"]): unit for unit in module.params["units"]}
+    if any(unit["ports"] for unit in asked.values()):
+        ports = {name: unit["ports"] for name, unit in asked.items()}
+        if found := strangers(listeners(module), ports):
+            module.fail_json(msg="; ".join(found))
+    known = show(module, list(asked))
+    current = {name: state(each) for name, each in known.items()}
+    wanted = {name: Unit(unit["enabled"], unit["running"]) for name, unit in asked.items()}
+    steps = plan(current, wanted)
+    if not module.check_mode:
+        if any(each["NeedDaemonReload"] == "yes" for each in known.values()) or any(
+            not each["FragmentPath"] for each in known.values()
+        ):
+            module.run_command(["systemctl", "daemon-reload"], check_rc=True)
+        for verb, name in steps:
+            done, _, said = module.run_command(["systemctl", verb, "--", name])
+            if done:
+                module.fail_json(
+                    msg=f"{verb} {name}: {said.strip()}; see journalctl --unit {name} there"
+                )
+        if steps:
+            now = {name: state(each) for name, each in show(module, list(asked)).items()}
+            if left := plan(now, wanted):
+                module.fail_json(
+                    msg="; ".join(
+                        f"{verb} {name}: done, but it is not so; see journalctl --unit {name} there"
+                        for verb, name in left
+                    )
+                )
+    started = {name for verb, name in steps if verb == "start"}
+    older = []
+    for name, unit in asked.items():
+        if not unit["files"] or not unit["running"] or name in started:
+            continue
+        try:
+            fragment = [known[name]["FragmentPath"]] if known[name]["FragmentPath"] else []
+            if is_older(Path(unit["since"]), map(Path, [*unit["files"], *fragment])):
+                older.append(unit["name"])
+        except OSError as error:
+            module.fail_json(msg=f"compare {name} with what it reads: {error}")
+    module.exit_json(
+        changed=bool(steps or older),
+        older=older,
+        diff={
+            "before": {name: vars(unit) for name, unit in current.items()},
+            "after": {name: vars(unit) for name, unit in wanted.items()},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

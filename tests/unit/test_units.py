@@ -1,0 +1,120 @@
+"""units: what is to be done to them, who may listen, and what is older than its configuration."""
+
+import os
+from pathlib import Path
+
+import pytest
+from units import Listener, Unit, full, is_older, parse, plan, state, strangers, unit_of
+
+SS = """\
+LISTEN 0 511 127.0.0.1:6379 0.0.0.0:* users:(("redis-server",pid=71,fd=6))
+LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=55,fd=4),("systemd",pid=1,fd=9))
+LISTEN 0 64 *:2049 *:*
+"""
+
+
+def test_every_process_of_a_port_is_seen() -> None:
+    assert parse(SS) == [(6379, "redis-server", 71), (22, "sshd", 55), (22, "systemd", 1)]
+
+
+def test_the_unit_of_a_process_is_read_from_either_kind_of_cgroup() -> None:
+    v1 = "9:memory:/\n1:name=systemd:/system.slice/system-redis.slice/redis-server@cache.service\n"
+    assert unit_of(v1) == "redis-server@cache.service"
+    assert unit_of("0::/user.slice/user-0.slice/session-1.scope\n") == "session-1.scope"
+    assert unit_of("0::/\n") == ""
+
+
+def test_a_unit_may_have_its_own_port() -> None:
+    own = Listener(8088, "gunicorn", 5, "superset-web.service")
+    assert strangers([own], {"superset-web.service": [8088]}) == []
+
+
+def test_a_stranger_is_named_with_port_and_remedy() -> None:
+    (sentence,) = strangers([Listener(8088, "nc", 7, "")], {"superset-web.service": [8088]})
+    assert "port 8088" in sentence
+    assert "process nc (pid 7)" in sentence
+    assert "stop that process" in sentence
+
+
+def test_ports_that_nobody_asked_for_are_nobody_s_business() -> None:
+    assert strangers([Listener(22, "sshd", 7, "ssh.service")], {"a.service": [80]}) == []
+
+
+ON, OFF = Unit(enabled=True, running=True), Unit(enabled=False, running=False)
+
+
+def test_what_is_as_wanted_is_left_alone() -> None:
+    assert plan({"a.service": ON, "b.service": OFF}, {"a.service": ON, "b.service": OFF}) == []
+
+
+def test_units_are_enabled_and_started_in_the_order_in_which_they_are_given() -> None:
+    steps = plan({"b": OFF, "a": OFF}, {"b": ON, "a": ON})
+    assert steps == [("enable", "b"), ("start", "b"), ("enable", "a"), ("start", "a")]
+
+
+def test_what_is_not_wanted_is_disabled_and_stopped() -> None:
+    assert plan({"a": ON}, {"a": OFF}) == [("disable", "a"), ("stop", "a")]
+
+
+def test_whether_a_unit_starts_at_boot_is_nobody_s_matter_unless_said() -> None:
+    assert plan({"a": OFF}, {"a": Unit(enabled=None, running=True)}) == [("start", "a")]
+
+
+@pytest.mark.parametrize(
+    ("active", "running"),
+    [("active", True), ("activating", True), ("inactive", False), ("failed", False)],
+)
+def test_a_unit_that_is_being_started_runs_and_one_that_failed_does_not(
+    active: str, running: bool
+) -> None:
+    known = {"ActiveState": active, "UnitFileState": "enabled"}
+    assert state(known) == Unit(enabled=True, running=running)
+
+
+def test_a_name_without_a_suffix_is_a_service() -> None:
+    assert full("redis-server@cache") == "redis-server@cache.service"
+    assert full("superset-browser.socket") == "superset-browser.socket"
+
+
+@pytest.fixture
+def since(tmp_path: Path) -> Path:
+    """What a unit that started at 1000 has made."""
+    path = tmp_path / "run"
+    path.mkdir()
+    os.utime(path, (1000, 1000))
+    return path
+
+
+def written(path: Path, at: int) -> Path:
+    path.write_text("")
+    os.utime(path, (at, at))
+    return path
+
+
+def test_a_unit_is_older_than_a_file_that_was_written_since(since: Path, tmp_path: Path) -> None:
+    before, after = written(tmp_path / "before", 999), written(tmp_path / "after", 1001)
+    assert not is_older(since, [before])
+    assert is_older(since, [before, after])
+
+
+def test_of_a_directory_what_lies_in_it_counts_and_nothing_deeper(
+    since: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "etc"
+    (directory / "deep").mkdir(parents=True)
+    written(directory / "deep" / "file", 2000)
+    for path in (directory / "deep", directory):
+        os.utime(path, (999, 999))
+    assert not is_older(since, [directory])
+    written(directory / "file", 2000)
+    os.utime(directory, (999, 999))
+    assert is_older(since, [directory])
+
+
+def test_a_unit_whose_directory_is_not_there_is_not_older(tmp_path: Path) -> None:
+    assert not is_older(tmp_path / "none", [written(tmp_path / "file", 2000)])
+
+
+def test_a_missing_configuration_is_an_error(since: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        is_older(since, [tmp_path / "none"])
