@@ -1,0 +1,1 @@
+"""The command ./fleet on the control machine: its environment, `up` and `down`, the proof."""

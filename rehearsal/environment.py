@@ -1,0 +1,197 @@
+"""Make `.venv` from the lock: python -m rehearsal.environment NAME, by any Python 3.11 to 3.13.
+
+.venv            symbolic link to the environment of today, switched when that is complete
+.venv-<hash>     an environment; the hash is that of all it is made from
+.venv-uv-<hash>  uv, which makes environments
+.venv-new-*      something unfinished, of a process that was killed or still runs
+.venv.lock       who makes one now
+
+An environment has no absolute path in it, so a checkout that is moved or copied has its own still.
+Uses the standard library alone, for there is nothing else yet.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+UV_LOCK = Path("roles/superset/files/uv.txt")  # of Superset's machines, and of this one
+WAIT_SECONDS = 600
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"  # Debian's, with what the operator added
+# What pip is told → what uv is told. uv reads no settings of pip's, and hosts have these.
+SETTINGS = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "trusted-host": "UV_INSECURE_HOST",
+    "cert": "SSL_CERT_FILE",
+    "client-cert": "SSL_CLIENT_CERT",
+    "proxy": "ALL_PROXY",
+    "timeout": "UV_HTTP_TIMEOUT",
+}
+
+
+class Failed(Exception):
+    """What failed, and what to do."""
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+    """Hold an exclusive lock; the kernel drops it when this process dies.
+
+    Raises Failed, which names the holder, when it is not free after `wait_seconds`.
+    """
+    with path.open("a+") as file:
+        deadline = time.monotonic() + wait_seconds
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                holder = path.read_text().strip() or "another process"
+            if time.monotonic() > deadline:
+                raise Failed(f"{holder} makes .venv and is not ready after {wait_seconds:g} s")
+            if not told:
+                say(f"fleet: {holder} makes .venv, waiting for it")
+                told = True
+            time.sleep(0.1)
+        file.truncate(0)
+        file.write(f"process {os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    """Run a command in the checkout and return its output. Raises Failed with what it said."""
+    words = [str(word) for word in command]
+    # Neither an activated environment nor Python's settings for another one are meant.
+    foreign = {"VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PIP_REQUIRE_VIRTUALENV"}
+    kept = {name: value for name, value in os.environ.items() if name not in foreign}
+    done = subprocess.run(
+        words, cwd=ROOT, env=kept | environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()
+        raise Failed(f"`{' '.join(words)}` failed ({done.returncode}):\n{said}")
+    return done.stdout
+
+
+def uv_settings(pip_config: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return uv's environment for what `pip config list` says; uv's own variables go first."""
+    known: dict[str, str] = {}
+    for wanted in ("global", "install", ":env:"):  # the last one counts
+        for line in pip_config.splitlines():
+            name, _, value = line.partition("=")
+            section, _, option = name.rpartition(".")
+            if section == wanted and option in SETTINGS:
+                known[option] = " ".join(str(ast.literal_eval(value)).split())
+    if "find-links" in known:
+        known["find-links"] = known["find-links"].replace(" ", ",")
+    settings = {SETTINGS[option]: value for option, value in known.items()}
+    for certificates in (environment.get("REQUESTS_CA_BUNDLE"), CERTIFICATES):
+        if certificates and Path(certificates).exists():
+            settings.setdefault("SSL_CERT_FILE", certificates)
+    if "UV_INDEX_URL" in environment:  # an older name
+        settings.pop("UV_DEFAULT_INDEX", None)
+    return {name: value for name, value in settings.items() if name not in environment}
+
+
+def make_uv() -> Path:
+    """Return the directory of the pinned uv, and of the pip that it came with."""
+    name = hashlib.sha256((ROOT / UV_LOCK).read_bytes()).hexdigest()[:12]
+    uv = ROOT / f".venv-uv-{name}"
+    if not (uv / "bin/uv").exists() or not os.access(uv / "bin/python", os.X_OK):
+        shutil.rmtree(uv, ignore_errors=True)
+        new = unfinished()
+        say("fleet:   the installer, uv")
+        run(sys.executable, "-m", "venv", new)
+        pip = [str(new / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
+        run(*pip, "--quiet", "--require-hashes", "--requirement", UV_LOCK)
+        new.rename(uv)
+    return uv
+
+
+def make(name: str) -> None:
+    """Make the environment `name`, and let `.venv` be it."""
+    new, uv = unfinished(), make_uv()
+    settings = uv_settings(run(uv / "bin/python", "-m", "pip", "config", "list"), os.environ)
+    # Any index may have a package: the hashes say whether it is the right one.
+    settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    install = [str(uv / "bin/uv"), "pip", "--quiet", "--no-progress"]
+    python = ["--python", str(new / "bin/python")]
+    say("fleet:   the packages")
+    run(uv / "bin/uv", "venv", "--quiet", "--relocatable", "--python", sys.executable, new)
+    run(*install, "sync", *python, "--require-hashes", "requirements.txt", **settings)
+    # The lock has hatchling, so nothing is fetched for this.
+    run(*install, "install", *python, "--no-deps", "--no-build-isolation", "--editable", ".")
+    (path_file,) = new.glob("lib/python*/site-packages/_superset_fleet.pth")
+    path_file.write_text("../../../../src\n")  # where the checkout is now, not where it was then
+    new.rename(ROOT / name)
+    switch(name)
+
+
+def unfinished() -> Path:
+    """Return a new directory that the next maker sweeps should this one be killed."""
+    path = Path(tempfile.mkdtemp(prefix=".venv-new-", dir=ROOT))
+    path.chmod(0o755)
+    return path
+
+
+def switch(name: str) -> None:
+    """Let `.venv` be an environment, at once: who starts a program meanwhile has either."""
+    link = ROOT / ".venv"
+    before = link.readlink().name if link.is_symlink() else ""
+    if not before and link.exists():  # of a version that had a directory there
+        shutil.rmtree(link)
+    new = unfinished() / "link"
+    new.symlink_to(name)
+    new.replace(link)
+    # Programs may run from the one before.
+    sweep({name, before})
+
+
+def sweep(kept: set[str]) -> None:
+    """Remove other environments than these, and what is unfinished."""
+    for path in ROOT.glob(".venv-*"):
+        if path.name not in kept and not path.name.startswith(".venv-uv-"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def main(name: str) -> None:
+    """Make the environment unless another process just did. Exits with 1 and what failed."""
+    try:
+        with locked(ROOT / ".venv.lock"):
+            if os.access(ROOT / name / "bin/python", os.X_OK):
+                switch(name)
+                return
+            began = time.monotonic()
+            version = ".".join(map(str, sys.version_info[:3]))
+            say(f"fleet: making .venv with Python {version} from requirements.txt, half a minute")
+            shutil.rmtree(ROOT / name, ignore_errors=True)
+            sweep({(ROOT / ".venv").readlink().name if (ROOT / ".venv").is_symlink() else ""})
+            make(name)
+            say(f"fleet: .venv is made, {time.monotonic() - began:.0f} s")
+    except Failed as error:
+        sys.exit(f"fleet: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
