@@ -13,8 +13,6 @@ Uses the standard library alone, for there is nothing else yet.
 from __future__ import annotations
 
 import ast
-import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -22,8 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
+from rehearsal.locks import Held, locked
 
 ROOT = Path(__file__).resolve().parents[1]
 UV_LOCK = Path("roles/superset/files/uv.txt")  # of Superset's machines, and of this one
@@ -48,33 +48,6 @@ class Failed(Exception):
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def locked(path: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
-    """Hold an exclusive lock; the kernel drops it when this process dies.
-
-    Raises Failed, which names the holder, when it is not free after `wait_seconds`.
-    """
-    with path.open("a+") as file:
-        deadline = time.monotonic() + wait_seconds
-        told = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                holder = path.read_text().strip() or "another process"
-            if time.monotonic() > deadline:
-                raise Failed(f"{holder} makes .venv and is not ready after {wait_seconds:g} s")
-            if not told:
-                say(f"fleet: {holder} makes .venv, waiting for it")
-                told = True
-            time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"process {os.getpid()}\n")
-        file.flush()
-        yield
 
 
 def run(*command: str | Path, **environment: str) -> str:
@@ -173,10 +146,14 @@ def sweep(kept: set[str]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def waits(holder: str) -> None:
+    say(f"fleet: {holder} makes .venv, waiting for it")
+
+
 def main(name: str) -> None:
     """Make the environment unless another process just did. Exits with 1 and what failed."""
     try:
-        with locked(ROOT / ".venv.lock"):
+        with locked(ROOT / ".venv.lock", WAIT_SECONDS, waits):
             if os.access(ROOT / name / "bin/python", os.X_OK):
                 switch(name)
                 return
@@ -187,6 +164,8 @@ def main(name: str) -> None:
             sweep({(ROOT / ".venv").readlink().name if (ROOT / ".venv").is_symlink() else ""})
             make(name)
             say(f"fleet: .venv is made, {time.monotonic() - began:.0f} s")
+    except Held as holder:
+        sys.exit(f"fleet: {holder} makes .venv and is not ready after {WAIT_SECONDS} s")
     except Failed as error:
         sys.exit(f"fleet: {error}")
     except KeyboardInterrupt:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from rehearsal.environment import Failed, locked, uv_settings
+from rehearsal.environment import uv_settings
+from rehearsal.locks import Held, locked
 from superset_fleet.ansible import ROOT
 
 # What the project's own wheel is made with, and nothing else.
@@ -145,10 +146,10 @@ def test_what_pip_and_uv_say_is_told_where_a_package_is_not_as_locked(checkout: 
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    """A process that makes an environment for ever: its lock, and its id."""
+    """A process that holds a lock for ever: the lock, and the process' id."""
     path = tmp_path / "lock"
     code = (
-        "import sys, time; from pathlib import Path; from rehearsal.environment import locked\n"
+        "import sys, time; from pathlib import Path; from rehearsal.locks import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(
@@ -162,7 +163,7 @@ def holder(tmp_path: Path) -> Iterator[tuple[Path, int]]:
 
 def test_who_waits_in_vain_learns_which_process_holds_the_lock(holder: tuple[Path, int]) -> None:
     path, process = holder
-    with pytest.raises(Failed, match=f"process {process} makes .venv"), locked(path, 0.2):
+    with pytest.raises(Held, match=f"process {process}"), locked(path, 0.2):
         pass
 
 

@@ -1,0 +1,239 @@
+"""./fleet test: what it runs for a change, and the table that it ends with."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rehearsal import proof, steps, touched
+from rehearsal.proof import Job, Row, Watch
+from rehearsal.steps import Command
+from superset_fleet.ansible import ROOT
+
+BUDGETS = {"total": 1000.0, "unit": 60.0, "redis": 30.0}
+
+
+@pytest.fixture(autouse=True)
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Logs of the test's own."""
+    monkeypatch.setattr(steps, "LOGS", tmp_path)
+    monkeypatch.setattr(proof, "LOGS", tmp_path)
+    return tmp_path
+
+
+# -- What a change can have touched ---------------------------------------------------------------
+def files() -> list[str]:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_every_file_of_the_repository_has_a_rule() -> None:
+    assert [path for path in files() if touched.rule_for(path) is None] == []
+
+
+def test_every_rule_is_for_a_file_there_is_or_for_tests_to_come() -> None:
+    known = files()
+    unused = [
+        pattern
+        for pattern, _ in touched.RULES
+        if not any((rule := touched.rule_for(path)) and rule[0] == pattern for path in known)
+    ]
+    assert set(unused) <= {"tests/harness/**", "tests/budgets.toml"}
+
+
+def test_rules_name_parts_and_scenarios_that_there_are() -> None:
+    named = {name for _, names in touched.RULES for name in names} - {"<scenario>"}
+    assert named <= set(touched.ALL)
+
+
+@pytest.mark.parametrize("role", sorted(path.name for path in (ROOT / "roles").iterdir()))
+def test_a_role_is_proven_by_its_scenario_and_by_the_whole(role: str) -> None:
+    names, _ = touched.select([f"roles/{role}/tasks/install.yml"])
+    assert {"lint", "unit", "site", role} & set(touched.ALL) <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("README.md", ["lint", "unit"]),
+        ("molecule/redis/tests/test_redis.py", ["lint", "redis"]),
+        ("molecule/default/molecule.yml", [*touched.ALL]),
+        ("tests/localcloud/test_machines.py", ["lint", "cloud"]),
+        ("playbooks/upgrade.yml", ["lint", "unit", "site", "upgrade"]),
+        ("roles/common/tasks/install.yml", [*touched.ALL]),
+        ("something/new.txt", [*touched.ALL]),
+    ],
+)
+def test_what_a_path_touches(path: str, names: list[str]) -> None:
+    assert touched.select([path])[0] == names
+
+
+def test_several_changes_touch_what_each_of_them_touches_and_say_why() -> None:
+    names, why = touched.select(["molecule/redis/molecule.yml", "molecule/agent/molecule.yml"])
+    assert names == ["lint", "agent", "redis"]
+    assert why == [
+        "molecule/redis/molecule.yml (molecule/<scenario>/**): lint, redis",
+        "molecule/agent/molecule.yml (molecule/<scenario>/**): lint, agent",
+    ]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A git repository with the committed files `kept`, `moved` and `gone`."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    monkeypatch.setattr(touched, "ROOT", root)
+    for name in ("kept", "moved", "gone"):
+        (root / name).write_text(f"{name}\n")
+    git(root, "init", "--quiet")
+    git(root, "add", ".")
+    git(root, "-c", "user.name=n", "-c", "user.email=e@e", "commit", "--quiet", "-m", "first")
+    yield root
+
+
+def git(root: Path, *words: str) -> None:
+    subprocess.run(["git", *words], cwd=root, check=True)
+
+
+def test_a_change_is_whatever_differs_from_the_base_committed_or_not(repository: Path) -> None:
+    git(repository, "mv", "moved", "moved here")
+    (repository / "gone").unlink()
+    (repository / "new").touch()
+    assert touched.changed("HEAD") == ["gone", "moved", "moved here", "new"]
+
+
+def test_a_base_that_git_does_not_know_is_refused(repository: Path) -> None:
+    with pytest.raises(ValueError, match="no-such-branch"):
+        touched.changed("no-such-branch")
+
+
+# -- What comes out of it -------------------------------------------------------------------------
+def test_every_part_and_scenario_has_a_budget_and_no_other_name() -> None:
+    known = {"total", "harness", proof.UP, proof.DOWN, *touched.PARTS, *touched.SCENARIOS}
+    assert set(proof.budgets()) == known
+
+
+def test_the_last_line_counts_the_tests_of_all_parts() -> None:
+    rows = [Row("unit", 800, 0, 40.0), Row("redis", 9, 1, 20.0), Row("site")]
+    said = proof.report(rows, 500.0, BUDGETS, whole=True).splitlines()
+    assert said[-1] == "809 passed, 1 failed"
+    assert said[:5] == [
+        "   PART   TESTS  FAILED  SECONDS  BUDGET",
+        "   unit   800    0       40       60",
+        "!  redis  10     1       20       30",
+        "!  site   0      0       not run  -",
+        "!  total  810    1       500      1000",
+    ]
+
+
+def test_who_broke_a_budget_is_named_and_it_is_no_failure() -> None:
+    rows = [Row("unit", 8, 0, 61.0), Row("redis", 9, 0, 30.0)]
+    said = proof.report(rows, 1001.0, BUDGETS, whole=True)
+    assert "unit broke its budget: 61 s, not 60" in said
+    assert "redis broke" not in said
+    assert "the whole run broke its budget: 1001 s, not 1000" in said
+    assert said.endswith("17 passed, 0 failed")
+
+
+def test_a_run_that_took_half_as_long_again_as_its_budget_is_said_loudly() -> None:
+    said = proof.report([Row("unit", 8, 0, 1.0)], 1501.0, BUDGETS, whole=True)
+    assert "!!! THE WHOLE RUN BROKE ITS BUDGET: 1501 S, NOT 1000 !!!" in said
+
+
+def test_a_part_of_the_whole_has_no_part_in_its_budget() -> None:
+    said = proof.report([Row("unit", 8, 0, 1.0)], 1501.0, BUDGETS, whole=False)
+    assert "broke" not in said
+
+
+def script(part: str, name: str, text: str) -> Job:
+    return Job(part, Command(name, ["sh", "-c", text]))
+
+
+TESTS = """
+import pytest
+def test_good(): pass
+def test_bad(): assert False
+@pytest.fixture
+def broken(): raise OSError
+def test_without_fixture(broken): pass
+"""
+
+
+def test_tests_are_counted_by_what_pytest_says(logs: Path, capsys: Any) -> None:
+    (logs / "test_it.py").write_text(TESTS)
+    text = f"pytest --junitxml={logs}/unit.xml --rootdir={logs} {logs}/test_it.py"
+    job = script("unit", "unit", text)
+    proof.run_stage([job])
+    assert [(row.passed, row.failed) for row in proof.summary([job])] == [(1, 2)]
+    said = capsys.readouterr().out
+    assert "unit: FAILED" in said
+    assert "assert False" in said
+
+
+def test_a_part_that_fails_without_a_test_counts_as_a_failure() -> None:
+    job = script("unit", "unit", "exit 4")
+    proof.run_stage([job])
+    assert [(row.passed, row.failed) for row in proof.summary([job])] == [(0, 1)]
+
+
+def test_each_check_of_the_text_counts_and_all_of_them_run() -> None:
+    jobs = [script("lint", "one", "exit 1"), script("lint", "two", "true")]
+    proof.run_stage(jobs)
+    (row,) = proof.summary(jobs)
+    assert (row.name, row.passed, row.failed) == ("lint", 1, 1)
+
+
+RESULT = '<testsuites><testsuite tests="3" failures="1" errors="0" skipped="0"/></testsuites>'
+
+
+def molecule(*lines: str) -> Job:
+    """A run of two scenarios that says these lines, and fails."""
+    job = script(
+        "molecule", "molecule", "\n".join([*(f"echo '{line}'" for line in lines), "exit 1"])
+    )
+    job.rows = [Row(proof.UP), Row("redis"), Row("site"), Row(proof.DOWN)]
+    return job
+
+
+def test_scenarios_have_rows_of_their_own_and_what_was_not_run_says_so(logs: Path) -> None:
+    (logs / "redis.xml").write_text(RESULT)
+    job = molecule(said("default ➜ create"), said("redis ➜ verify"))
+    proof.run_stage([job])
+    rows = {row.name: row for row in job.rows}
+    assert (rows["redis"].passed, rows["redis"].failed) == (2, 1)
+    assert rows["site"].seconds is None
+    assert sum(row.failed for row in job.rows) == 1
+
+
+def said(what: str) -> str:
+    return f"INFO     {what}: Executing"
+
+
+def test_a_fleet_that_does_not_stand_is_the_failure_of_that_row() -> None:
+    job = molecule(said("default ➜ create"))
+    proof.run_stage([job])
+    assert [row.name for row in job.rows if row.failed] == [proof.UP]
+
+
+def test_a_scenario_that_does_not_converge_fails_though_the_fleet_is_taken_down_then() -> None:
+    error = "WARNING  redis ➜ converge: An error occurred during the test sequence action"
+    down = said("default ➜ destroy")
+    job = molecule(said("default ➜ create"), said("redis ➜ converge"), error, down)
+    proof.run_stage([job])
+    assert [row.name for row in job.rows if row.failed] == ["redis"]
+
+
+def test_the_time_of_a_converge_is_its_scenarios(logs: Path, monkeypatch: Any) -> None:
+    clock = iter([0.0, 100.0, 130.0, 150.0])
+    job = molecule()
+    watch = Watch(job)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with (logs / "molecule.log").open("w") as log:
+        for line in ("default ➜ create", "redis ➜ converge", "redis ➜ verify", "default ➜ destroy"):
+            print(said(line), file=log, flush=True)
+            watch.look()
+    seconds = {row.name: row.seconds for row in job.rows}
+    assert seconds == {proof.UP: 100.0, "redis": 50.0, "site": None, proof.DOWN: 0.0}
