@@ -34,7 +34,7 @@ def up() -> None:
                 Step("Packages", [Command("packages", ["rehearsal/packages", *PACKAGES])]),
                 Step("Local cloud", [Command("localcloud", [*LOCALCLOUD, "up"])]),
                 Step("Network, machines and secrets", [playbook("provision")]),
-                Step("Image", [playbook("bake")]),
+                Step("Image; databases and brokers", [playbook("bake"), playbook("state")]),
                 Step("Fleet", [playbook("site")]),
             ]
         )
