@@ -28,6 +28,9 @@ from rehearsal.locks import Held, locked
 ROOT = Path(__file__).resolve().parents[1]
 UV_LOCK = Path("roles/superset/files/uv.txt")  # of Superset's machines, and of this one
 WAIT_SECONDS = 600
+# Most of the package `ansible` is collections that nobody uses here. The rest is compiled, for the
+# host may forbid Python to do that when it imports (PYTHONDONTWRITEBYTECODE).
+NEVER_IMPORTED = r"/ansible_collections/(?!amazon/|ansible/|community/(aws|crypto|postgresql)/)"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"  # Debian's, with what the operator added
 # What pip is told → what uv is told. uv reads no settings of pip's, and hosts have these.
 SETTINGS = {
@@ -115,6 +118,9 @@ def make(name: str) -> None:
     run(*install, "install", *python, "--no-deps", "--no-build-isolation", "--editable", ".")
     (path_file,) = new.glob("lib/python*/site-packages/_superset_fleet.pth")
     path_file.write_text("../../../../src\n")  # where the checkout is now, not where it was then
+    # Some files of packages are no Python of today, so it may "fail".
+    compiler = [new / "bin/python", "-m", "compileall", "-qq", "-j", "0", "-x", NEVER_IMPORTED]
+    subprocess.run([*compiler, path_file.parent], check=False)
     new.rename(ROOT / name)
     switch(name)
 

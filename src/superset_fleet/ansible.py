@@ -10,10 +10,31 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+NOBODY = "no machine matches {!r}: is the fleet up (./fleet up)?"
 
 
 class AnsibleFailed(Exception):
     """Ansible could not do what was asked; the message is Ansible's own."""
+
+
+def ask(*command: str, **environment: str) -> Any:
+    """Run a program of Ansible's in the checkout, and return the JSON that it writes.
+
+    Raises AnsibleFailed with what it says when it writes none.
+    """
+    # Ours may be non-blocking, by ssh or by who started us, and Ansible refuses that.
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise AnsibleFailed((done.stderr or done.stdout).strip()) from None
 
 
 def run_module(
@@ -30,31 +51,18 @@ def run_module(
 
     Raises AnsibleFailed with the message of the first host that failed, or when no host matches.
     """
-    environment = os.environ | {
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "ANSIBLE_LOAD_CALLBACK_PLUGINS": "true",
-        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-    }
-    ansible = Path(sys.executable).with_name("ansible")
-    command = [str(ansible), hosts, "--module-name", module, "--args", json.dumps(arguments)]
+    ansible = str(Path(sys.executable).with_name("ansible"))
+    command = [ansible, hosts, "--module-name", module, "--args", json.dumps(arguments)]
     command += ["--become"] if become else []
     command += ["--extra-vars", f"ansible_python_interpreter={python}"] if python else []
-    # Ours may be non-blocking, by ssh or by who started us, and Ansible refuses that.
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    try:
-        plays = json.loads(done.stdout)["plays"]
-    except ValueError:
-        raise AnsibleFailed((done.stderr or done.stdout).strip()) from None
+    plays = ask(
+        *command,
+        ANSIBLE_LOAD_CALLBACK_PLUGINS="true",
+        ANSIBLE_STDOUT_CALLBACK="ansible.posix.json",
+    )["plays"]
     results: dict[str, dict[str, Any]] = plays[0]["tasks"][0]["hosts"] if plays else {}
     if not results:
-        raise AnsibleFailed(f"no machine matches {hosts!r}: is the fleet up (./fleet up)?")
+        raise AnsibleFailed(NOBODY.format(hosts))
     for host, result in results.items():
         if result.get("failed") or result.get("unreachable"):
             raise AnsibleFailed(f"{host}: {result.get('msg', result)}")
@@ -67,6 +75,9 @@ def variables(hosts: str, names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def template(hosts: str, expression: str) -> dict[str, Any]:
-    """Return the value of a Jinja expression on each host of the pattern."""
-    results = run_module(hosts, "ansible.builtin.debug", {"msg": f"{{{{ {expression} }}}}"})
-    return {host: result["msg"] for host, result in results.items()}
+    """Return the value of a Jinja expression on each host of the pattern. Raises AnsibleFailed."""
+    module = "superset_fleet.templating"
+    values: dict[str, Any] = ask(sys.executable, "-m", module, hosts, expression)
+    if not values:
+        raise AnsibleFailed(NOBODY.format(hosts))
+    return values

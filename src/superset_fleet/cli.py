@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .ansible import AnsibleFailed, run_module, template, variables
@@ -18,10 +19,12 @@ from .status import (
     SUPERSET_PYTHON,
     Host,
     Unknown,
+    address_of,
     ask_haproxy,
     ask_workers,
     gather,
     inventory,
+    name_hosts,
     screen,
     watch,
 )
@@ -75,18 +78,28 @@ def query(arguments: argparse.Namespace) -> None:
 
 def workers(arguments: argparse.Namespace) -> None:
     """Show who takes tasks from which queues, since when, and what they run."""
-    state = ask_workers()
-    print(json.dumps(state, indent=2) if arguments.json else tables(state))
+    if arguments.json:
+        print(json.dumps(ask_workers(), indent=2))
+        return
+    with ThreadPoolExecutor() as pool:
+        state, known = pool.submit(ask_workers), pool.submit(inventory)
+    hosts = known.result().hosts
+    called = name_hosts(hosts)
+    print(tables(state.result(), {host.address: called[host.name] for host in hosts}))
 
 
-def tables(state: dict[str, Any]) -> str:
-    """Return workers and queues as tables; marked is who takes no tasks, and what nobody takes."""
+def tables(state: dict[str, Any], machines: Mapping[str, str]) -> str:
+    """Return workers and queues as tables; marked is who takes no tasks, and what nobody takes.
+
+    `machines` says what the machine of an address is called.
+    """
     groups = by_queue(state["scaling"])
-    heads = ("", "WORKER", "SINCE", "SLOTS", "RUNS", "QUEUES")
+    heads = ("", "WORKER", "MACHINE", "SINCE", "SLOTS", "RUNS", "QUEUES")
     lines = [
         (
             "!" if worker["silent"] or worker["draining"] else "",
             worker["name"],
+            machines.get(address_of(worker["name"]), "-"),
             worker["since"],
             str(worker["slots"]),
             runs(worker),
@@ -136,22 +149,30 @@ def membership(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(told, indent=2))
     else:
-        print("\n\n".join(f"{host}\n{members(state)}" for host, state in told.items()))
+        called = name_hosts(inventory().hosts)
+        tables = (
+            f"{called.get(host, host)}\n{members(said, called)}" for host, said in told.items()
+        )
+        print("\n\n".join(tables))
 
 
-def members(state: dict[str, Any]) -> str:
-    """Return one HAProxy's servers, and what would be done where that is known, as tables."""
+def members(state: dict[str, Any], machines: Mapping[str, str]) -> str:
+    """Return one HAProxy's servers, and what would be done where that is known, as tables.
+
+    `machines` says what the machine of a server is called.
+    """
     servers = [
         (
             "" if server["state"] == "ready" and server["up"] else "!",
             server["name"],
+            machines.get(server["name"], "-"),
             server["address"],
             "down" if server["state"] == "ready" and not server["up"] else server["state"],
             str(server["sessions"]) if server["state"] == "drain" else "",
         )
         for server in state["servers"]
     ]
-    shown = columns([("", "SERVER", "ADDRESS", "STATE", "REQUESTS"), *servers])
+    shown = columns([("", "SERVER", "MACHINE", "ADDRESS", "STATE", "REQUESTS"), *servers])
     if "steps" not in state:
         return shown
     steps = [("", step["verb"], step["server"], step["reason"]) for step in state["steps"]]
@@ -180,11 +201,11 @@ def scale(arguments: argparse.Namespace) -> None:
 
 def status(arguments: argparse.Namespace) -> None:
     """Show the fleet: groups, machines and what they do, queues, last events."""
-    known = inventory()
     if arguments.watch:
+        known = inventory()
         watch(lambda: screen(gather(known)))
         return
-    state = gather(known)
+    state = gather()
     print(json.dumps(state, indent=2) if arguments.json else screen(state))
     if state["gaps"]:
         sys.exit(1)

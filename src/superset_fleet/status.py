@@ -14,6 +14,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -247,7 +248,7 @@ def standing(hosts: Iterable[Host]) -> list[dict[str, Any]]:
     return [
         {
             "id": host.name,
-            "role": " ".join(role for role in ROLES if role in host.groups),
+            "role": " ".join(roles_of(host)),
             "group": None,
             "state": "",
             "healthy": True,
@@ -261,8 +262,11 @@ def standing(hosts: Iterable[Host]) -> list[dict[str, Any]]:
     ]
 
 
-def gather(known: Inventory) -> dict[str, Any]:
-    """Ask everybody at the same time; return what they said, and in `gaps` who did not answer."""
+def gather(known: Inventory | None = None) -> dict[str, Any]:
+    """Ask everybody at the same time; return what they said, and in `gaps` who did not answer.
+
+    Whoever does not know the inventory asks for that, too. Raises AnsibleFailed when there is none.
+    """
     gaps: list[str] = []
 
     def answer(ask: Callable[[], Any], nothing: Any) -> Any:
@@ -272,17 +276,18 @@ def gather(known: Inventory) -> dict[str, Any]:
             gaps.append(str(error))
             return nothing
 
-    balancers = [host for host in known.hosts if host.statistics]
-    no_cloud = {"groups": [], "instances": standing(known.hosts), "events": []}
     with ThreadPoolExecutor(max_workers=8) as pool:
         workers = pool.submit(answer, ask_workers, {"workers": [], "queues": [], "scaling": None})
+        known = known or inventory()
+        balancers = [host for host in known.hosts if host.statistics]
+        no_cloud = {"groups": [], "instances": standing(known.hosts), "events": []}
         balanced = {
             host.name: pool.submit(answer, functools.partial(ask_haproxy, host), None)
             for host in balancers
         }
         cloud = no_cloud
         if known.environment:
-            cloud = answer(lambda: ask_cloud(known), no_cloud)
+            cloud = answer(functools.partial(ask_cloud, known), no_cloud)
     return {
         "fleet": known.fleet,
         "environment": known.environment,
@@ -292,6 +297,42 @@ def gather(known: Inventory) -> dict[str, Any]:
         **workers.result(),
         "gaps": gaps,
     }
+
+
+def named(machines: Iterable[tuple[str, Sequence[str]]]) -> dict[str, str]:
+    """Return what machines are called, `superset_web 2`, as `fleet ssh` knows them.
+
+    `machines` are the names and roles of those that can take work, in the inventory's order.
+    """
+    counts: Counter[str] = Counter()
+    called = {}
+    for name, roles in machines:
+        counts.update(roles)
+        called[name] = ", ".join(f"{role} {counts[role]}" for role in roles)
+    return called
+
+
+def name_instances(instances: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what instances are called; those that take no work have a role and no number."""
+    able = [one for one in instances if one["healthy"] and in_service(one)]
+    if any(one["state"] for one in able):
+        able.sort(key=lambda one: str(one["id"]))  # so are they in the inventory of a cloud
+    called = named((one["id"], one["role"].split()) for one in able)
+    return {one["id"]: called.get(one["id"], one["role"]) for one in instances}
+
+
+def name_hosts(hosts: Iterable[Host]) -> dict[str, str]:
+    """Return what the machines of an inventory are called."""
+    return named((host.name, roles_of(host)) for host in hosts)
+
+
+def roles_of(host: Host) -> list[str]:
+    return [role for role in ROLES if role in host.groups]
+
+
+def in_service(instance: Mapping[str, Any]) -> bool:
+    """Return whether an instance is; machines that no cloud has have no state."""
+    return not instance["state"] or lifecycle_of(instance["state"]) == "in_service"
 
 
 # -- The screen -----------------------------------------------------------------------------------
@@ -335,10 +376,15 @@ def serving(balancers: Mapping[str, Any], name: str) -> tuple[str, bool]:
     return "; ".join(dict.fromkeys(words)), well
 
 
+def address_of(worker: str) -> str:
+    """Return the address of a worker's machine, by its name: AWS names hosts by address."""
+    found = re.match(r"worker@ip-(\d+-\d+-\d+-\d+)(?:\.|#|$)", worker)
+    return found[1].replace("-", ".") if found else ""
+
+
 def working(workers: Sequence[Mapping[str, Any]], address: str) -> tuple[str, bool]:
-    """Return what the worker on an instance of a group does: AWS names hosts by address."""
-    host = re.compile(rf"worker@ip-{re.escape(address.replace('.', '-'))}(\.|#|$)")
-    mine = [worker for worker in workers if host.match(worker["name"])]
+    """Return what the worker on an instance of a group does."""
+    mine = [worker for worker in workers if address_of(worker["name"]) == address]
     if not mine:
         return "no worker heard", False
     worker = max(mine, key=lambda one: -float(one["silent_seconds"]))
@@ -357,7 +403,7 @@ def screen(state: Mapping[str, Any]) -> str:
         "\n".join(f"! not known: {gap}" for gap in state["gaps"]),
         table(("GROUP", "IN SERVICE", "DESIRED", "MIN", "MAX"), map(group_line, state["groups"])),
         table(
-            ("INSTANCE", "ROLE", "STATE", "ADDRESS", "VERSION", "IMAGE", "SINCE", "WORK"),
+            ("INSTANCE", "MACHINE", "STATE", "ADDRESS", "VERSION", "IMAGE", "SINCE", "WORK"),
             instance_lines(state),
         ),
         table(
@@ -386,18 +432,20 @@ def instance_lines(state: Mapping[str, Any]) -> Iterator[Line]:
     """Yield the instances, role by role, which are well when they work, from the newest image."""
     old = older(state["instances"])
     places = {role: place for place, role in enumerate(ROLES)}
+    called = name_instances(state["instances"])
 
-    def place(one: Mapping[str, Any]) -> tuple[int, str]:
-        return places.get(one["role"], len(places)), one["since"]
+    def place(one: Mapping[str, Any]) -> tuple[int, int, str]:
+        # By number, and last those that have none.
+        words = called[one["id"]].split()
+        number = int(words[-1]) if words and words[-1].isdigit() else len(called) + 1
+        return places.get(one["role"], len(places)), number, one["since"]
 
     for one in sorted(state["instances"], key=place):
         work, working_well = doing(state, one)
-        # Machines that no cloud has have no state.
-        in_service = not one["state"] or lifecycle_of(one["state"]) == "in_service"
-        well = working_well and one["healthy"] and in_service
+        well = working_well and one["healthy"] and in_service(one)
         cells = [
             one["id"],
-            one["role"],
+            called[one["id"]],
             one["state"] + ("" if one["healthy"] else ", unhealthy"),
             one["address"],
             one["version"],

@@ -38,25 +38,31 @@ def known(workers: list[dict[str, Any]], queues: list[dict[str, Any]]) -> dict[s
 
 
 def test_a_table_of_workers_is_followed_by_one_of_queues() -> None:
-    assert tables(known([WORKER], [QUEUE])).splitlines() == [
-        "  WORKER                SINCE                 SLOTS  RUNS  QUEUES",
-        "  worker@vm-1#1a2b3c4d  2026-11-22T19:38:54Z  2      -     sql_lab,charts",
+    assert tables(known([WORKER], [QUEUE]), {}).splitlines() == [
+        "  WORKER                MACHINE  SINCE                 SLOTS  RUNS  QUEUES",
+        "  worker@vm-1#1a2b3c4d  -        2026-11-22T19:38:54Z  2      -     sql_lab,charts",
         "",
         "  QUEUE    WORKERS  SLOTS  WAITING",
         "  sql_lab  1        2      3",
     ]
 
 
+def test_a_worker_is_shown_with_its_machine() -> None:
+    worker = WORKER | {"name": "worker@ip-10-0-0-7.internal#1a2b3c4d"}
+    shown = tables(known([worker], []), {"10.0.0.7": "celery_worker 2"})
+    assert "worker@ip-10-0-0-7.internal#1a2b3c4d  celery_worker 2  2026" in shown
+
+
 def test_who_takes_no_tasks_and_what_nobody_takes_is_marked() -> None:
     gone = WORKER | {"silent": True, "silent_seconds": 9.0}
     draining = WORKER | {"draining": True}
-    shown = tables(known([gone, draining], [QUEUE | {"workers": 0}])).splitlines()
+    shown = tables(known([gone, draining], [QUEUE | {"workers": 0}]), {}).splitlines()
     assert [line[0] for line in shown if line] == [" ", "!", "!", " ", "!"]
 
 
 def test_a_queue_whose_worker_would_be_started_is_not_marked() -> None:
     empty = [QUEUE | {"name": name, "workers": 0} for name in ("charts", "reports")]
-    shown = tables(known([], empty)).splitlines()
+    shown = tables(known([], empty), {}).splitlines()
     assert [line[0] for line in shown[-2:]] == ["!", " "]
 
 
@@ -83,7 +89,7 @@ def test_what_a_worker_does_is_said_in_words(what: dict[str, Any], words: str) -
 
 
 def test_a_fleet_without_workers_shows_the_heads_alone() -> None:
-    assert len(tables(known([], [])).split()) == 9
+    assert len(tables(known([], []), {}).split()) == 10
 
 
 SERVER = {"name": "i-1", "address": "10.0.0.1:8088", "state": "ready", "up": True, "sessions": 0}
@@ -95,22 +101,22 @@ def test_servers_of_haproxy_are_a_table_and_those_not_in_use_are_marked() -> Non
         SERVER | {"name": "i-2", "up": False},
         SERVER | {"name": "i-3", "state": "drain", "sessions": 4},
     ]
-    assert members({"servers": servers}).splitlines() == [
-        "   SERVER  ADDRESS        STATE  REQUESTS",
-        "   i-1     10.0.0.1:8088  ready",
-        "!  i-2     10.0.0.1:8088  down",
-        "!  i-3     10.0.0.1:8088  drain  4",
+    assert members({"servers": servers}, {"i-2": "superset_web 1"}).splitlines() == [
+        "   SERVER  MACHINE         ADDRESS        STATE  REQUESTS",
+        "   i-1     -               10.0.0.1:8088  ready",
+        "!  i-2     superset_web 1  10.0.0.1:8088  down",
+        "!  i-3     -               10.0.0.1:8088  drain  4",
     ]
 
 
 def test_what_would_be_done_stands_below_with_its_reason() -> None:
     step = {"verb": "drain", "server": "i-1", "reason": "is Terminating:Wait in its group"}
-    shown = members({"servers": [SERVER], "steps": [step]})
+    shown = members({"servers": [SERVER], "steps": [step]}, {})
     assert shown.splitlines()[3:] == [
         "  WOULD  SERVER  WHY",
         "  drain  i-1     is Terminating:Wait in its group",
     ]
-    nothing = members({"servers": [SERVER], "steps": []})
+    nothing = members({"servers": [SERVER], "steps": []}, {})
     assert nothing.endswith("\n\nAll is as wanted: nothing would be done.")
 
 

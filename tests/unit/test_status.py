@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -324,4 +325,27 @@ def test_machines_that_no_cloud_has_are_shown_as_the_inventory_has_them() -> Non
         state(environment="", fleet="", instances=status.standing(hosts), haproxy={"lb": up})
     )
     assert not marked(shown)
-    assert "superset_web celery_worker" in shown
+    assert "superset_web 1, celery_worker 1" in shown
+
+
+def test_machines_have_the_numbers_that_ssh_knows_them_by_and_who_takes_no_work_has_none() -> None:
+    instances = [
+        instance("i-3", "superset_web"),
+        instance("i-1", "superset_web", state="Terminating:Wait"),
+        instance("i-4", "superset_web", healthy=False),
+        instance("i-2", "superset_web"),
+        instance("i-0", "redis", group=None, state="running"),
+    ]
+    assert status.name_instances(instances) == {
+        "i-2": "superset_web 1",
+        "i-3": "superset_web 2",
+        "i-1": "superset_web",
+        "i-4": "superset_web",
+        "i-0": "redis 1",
+    }
+    assert re.findall(r"superset_web( \d)?  ", status.screen(state(instances=instances))) == [
+        " 1",
+        " 2",
+        "",
+        "",
+    ]
