@@ -171,13 +171,13 @@ def run(steps: Sequence[Step]) -> None:
     """Run steps one after the other. Raises Failed; what still runs is stopped first."""
     estimates, screen = Estimates(STATE / "seconds.json"), Screen(sys.stdout)
     known = [estimates.known.get(step.title) for step in steps]
-    if all(known):
-        screen.line(f"{duration(sum(filter(None, known)))} by the last run; logs: {shown(LOGS)}/")
-    else:
-        screen.line(f"logs: {shown(LOGS)}/")
-    for number, step in enumerate(steps, start=1):
+    whole = duration(sum(seconds or 0 for seconds in known))
+    first = f"logs: {shown(LOGS)}/"
+    screen.line(first if None in known else f"about {whole}, as the last time; {first}")
+    for number, (step, seen) in enumerate(zip(steps, known, strict=True), start=1):
+        estimate = seen if seen and seen >= 1 else None  # of what takes no time none is needed
         label = f"[{number}/{len(steps)}] {step.title}"
-        seconds = run_step(label, step, estimates.known.get(step.title), screen)
+        seconds = run_step(label, step, estimate, screen)
         estimates.keep(step.title, seconds)
         screen.line(f"{label}: done, {duration(seconds)}")
 
@@ -187,7 +187,7 @@ def run_step(label: str, step: Step, estimate: float | None, screen: Screen) -> 
     began = time.monotonic()
     about = f" of about {duration(estimate)}" if estimate else ""
     if not screen.redraws:
-        screen.line(f"{label}{f' (about {duration(estimate)})' if estimate else ''}")
+        screen.line(f"{label} (about {duration(estimate)})" if estimate else label)
     with stopped_at_last() as running:
         running += [Running(command) for command in step.commands]
         while left := [one for one in running if one.process.poll() is None]:

@@ -55,7 +55,7 @@ def test_the_next_run_says_how_long_each_step_will_take(capsys: Any, state: Path
     (state / "seconds.json").write_text(json.dumps({"Image": 200, "Fleet": 42}))
     steps.run([Step("Image", [sh("bake", "true")]), Step("Fleet", [sh("site", "true")])])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("4 min 2 s by the last run")
+    assert lines[0].startswith("about 4 min 2 s, as the last time; ")
     assert lines[1] == "[1/2] Image (about 3 min 20 s)"
     assert json.loads((state / "seconds.json").read_text())["Image"] < 200
 
