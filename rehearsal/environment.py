@@ -119,8 +119,8 @@ def make(name: str) -> None:
     (path_file,) = new.glob("lib/python*/site-packages/_superset_fleet.pth")
     path_file.write_text("../../../../src\n")  # where the checkout is now, not where it was then
     # Some files of packages are no Python of today, so it may "fail".
-    compiler = [new / "bin/python", "-m", "compileall", "-qq", "-j", "0", "-x", NEVER_IMPORTED]
-    subprocess.run([*compiler, path_file.parent], check=False)
+    compiler = [str(new / "bin/python"), "-m", "compileall", "-qq", "-j", "0"]
+    subprocess.run([*compiler, "-x", NEVER_IMPORTED, str(path_file.parent)], check=False)
     new.rename(ROOT / name)
     switch(name)
 
