@@ -71,11 +71,11 @@ def fleet() -> Iterator[Fleet]:
         yield fleet
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def workers(groups: dict[str, Group]) -> Group:
     return groups["celery_worker"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def web(groups: dict[str, Group]) -> Group:
     return groups["superset_web"]
