@@ -14,6 +14,7 @@ LEADS = {BEAT: "Acquired lock", WATCHDOG: "event=leads", SCALER: "event=leads"}
 CHANGES = {BEAT: LEADS[BEAT], WATCHDOG: "event=(leads|follows)", SCALER: "event=(leads|follows)"}
 TAKES_OVER_SECONDS = 15
 UNITS = pytest.mark.parametrize("unit", LEADS)
+LIFE = "systemctl show --property InvocationID --value {}"
 
 # A task that does nothing, every second, and one that the configuration has no more.
 SCHEDULE = """
@@ -59,7 +60,7 @@ def pulse(schedulers):
 def said(host, unit, pattern):
     """Return the last line with a pattern that a unit wrote since it was started, or ''."""
     with host.sudo():
-        life = host.check_output(f"systemctl show --property InvocationID --value {unit}")
+        life = host.check_output(LIFE.format(unit))
         journal = f"journalctl --quiet _SYSTEMD_INVOCATION_ID={life} --reverse --lines 1"
         return host.run(f"{journal} --grep '{pattern}'").stdout
 
@@ -69,22 +70,42 @@ def leading(hosts, unit):
     return [host for host in hosts if LEADS[unit] in said(host, unit, CHANGES[unit])]
 
 
-def leader(hosts, unit):
-    """Return the machine whose unit leads, and the others."""
-    (one,) = wait(f"a {unit} leads", lambda: leading(hosts, unit))
-    return one, [host for host in hosts if host is not one]
+def leaders(hosts):
+    """Return for each unit the machine where it leads, and the others."""
+    found = {}
+    for unit in LEADS:
+        wait(f"one {unit} leads", lambda unit=unit: len(leading(hosts, unit)) == 1)
+        (one,) = leading(hosts, unit)
+        found[unit] = one, [host for host in hosts if host is not one]
+    return found
+
+
+def root(host, command):
+    """Run a command as root."""
+    with host.sudo():
+        return host.check_output(command)
 
 
 @contextmanager
-def killed(host, unit):
-    """Kill a unit's processes at once; start it again in the end only."""
-    with host.sudo():
-        host.check_output(f"systemctl kill --signal KILL {unit}; systemctl stop {unit}")
+def without(units, command):
+    """Let machines lose a unit each, by a command; start these again in the end only."""
+    for unit, (one, _) in units.items():
+        root(one, command.format(unit))
     try:
         yield
     finally:
-        with host.sudo():
-            host.check_output(f"systemctl start {unit}")
+        for unit, (one, _) in units.items():
+            root(one, f"systemctl start {unit}")
+
+
+def wait_until_others_lead(units):
+    """Wait until each unit leads on another machine than before."""
+    for unit, (_, others) in units.items():
+        wait(
+            f"another {unit} leads",
+            lambda unit=unit, others=others: leading(others, unit),
+            TAKES_OVER_SECONDS,
+        )
 
 
 @UNITS
@@ -100,47 +121,38 @@ def test_one_of_all_leads(schedulers, unit):
     assert len(wait(f"a {unit} leads", lambda: leading(schedulers, unit))) == 1
 
 
-@UNITS
-def test_another_one_leads_when_the_leader_is_killed(schedulers, unit):
-    one, others = leader(schedulers, unit)
-    with killed(one, unit):
-        wait("another one leads", lambda: leading(others, unit), TAKES_OVER_SECONDS)
-    assert leading(schedulers, unit) == leading(others, unit)
+def test_others_lead_and_send_what_is_due_when_the_leaders_are_killed(schedulers, pulse):
+    units = leaders(schedulers)
+    beat, others = units[BEAT]
+    wait("the task is sent", lambda: said(beat, BEAT, pulse))
+    with without(units, "systemctl kill --signal KILL {0}; systemctl stop {0}"):
+        wait_until_others_lead(units)
+        wait("another one sends it", lambda: any(said(other, BEAT, pulse) for other in others))
+    for unit, (_, others) in units.items():
+        assert leading(schedulers, unit) == leading(others, unit)
 
 
-@UNITS
-def test_a_service_that_was_killed_starts_again(schedulers, unit):
-    one, _ = leader(schedulers, unit)
-    with one.sudo():
-        one.check_output(f"systemctl kill --signal KILL {unit}")
-    wait("it is back", lambda: one.service(unit).is_running)
-    wait("one leads", lambda: len(leading(schedulers, unit)) == 1)
-
-
-def test_another_beat_sends_what_is_due_when_the_leader_is_killed(schedulers, pulse):
-    one, others = leader(schedulers, BEAT)
-    wait("the task is sent", lambda: said(one, BEAT, pulse))
-    with killed(one, BEAT):
+def test_services_that_were_killed_start_again(schedulers):
+    units = leaders(schedulers)
+    lives = {unit: root(one, LIFE.format(unit)) for unit, (one, _) in units.items()}
+    for unit, (one, _) in units.items():
+        root(one, f"systemctl kill --signal KILL {unit}")
+    for unit, (one, _) in units.items():
         wait(
-            "another one sends it",
-            lambda: any(said(other, BEAT, pulse) for other in others),
-            TAKES_OVER_SECONDS,
+            f"{unit} is back",
+            lambda unit=unit, one=one: (
+                root(one, LIFE.format(unit)) != lives[unit] and one.service(unit).is_running
+            ),
         )
+    leaders(schedulers)
 
 
-@UNITS
-def test_another_one_leads_when_the_leader_is_stopped(schedulers, unit):
-    one, others = leader(schedulers, unit)
-    with one.sudo():
-        one.check_output(f"systemctl stop {unit}")
-    try:
-        wait("another one leads", lambda: leading(others, unit), TAKES_OVER_SECONDS)
-        with one.sudo():
-            result = one.check_output(f"systemctl show --property Result --value {unit}")
-        assert result == "success"
-    finally:
-        with one.sudo():
-            one.check_output(f"systemctl start {unit}")
+def test_others_lead_when_the_leaders_are_stopped(schedulers):
+    units = leaders(schedulers)
+    with without(units, "systemctl stop {0}"):
+        wait_until_others_lead(units)
+        for unit, (one, _) in units.items():
+            assert root(one, f"systemctl show --property Result --value {unit}") == "success"
 
 
 def test_a_task_that_is_configured_no_more_vanishes(host, fact):
@@ -156,17 +168,13 @@ def test_a_task_that_is_configured_no_more_vanishes(host, fact):
 
 def test_no_minute_s_task_was_sent_twice(schedulers):
     """Holds of all minutes up to now, with what the tests above did in some of them."""
-    wait(
-        "the task of every minute is sent",
-        lambda: any(said(host, BEAT, "Sending due task reports.scheduler") for host in schedulers),
-        70,
-    )
     minutes = []
     for host in schedulers:
-        with host.sudo():
-            lines = host.check_output(
-                f"journalctl --quiet --unit {BEAT} --output short-unix"
-                " --grep 'Sending due task reports.scheduler' || true"
-            ).splitlines()
+        lines = root(
+            host,
+            f"journalctl --quiet --unit {BEAT} --output short-unix"
+            " --grep 'Sending due task reports.scheduler' || true",
+        ).splitlines()
         minutes += [int(float(line.split()[0])) // 60 for line in lines]
+    assert minutes
     assert len(minutes) == len(set(minutes))
