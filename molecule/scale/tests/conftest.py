@@ -38,7 +38,7 @@ def rotation() -> Rotation:
     return Rotation()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def web(rotation: Rotation) -> Iterator[Group]:
     """The group of web machines; in the end it is as large as before, and all of it serves."""
     group = Group(WEB)
