@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from celery import Celery
 
 from superset_fleet.ansible import ROOT
 from superset_fleet.facts import BROKER, GUARD, redis_url
@@ -139,6 +140,12 @@ class Fleet:
             return {worker.host for worker in self.takers()} == {each.host for each in wanted}
 
         wait(f"workers on {[each.host for each in wanted]}", there, timeout)
+
+    def publish(self, task: str, queue: str, *arguments: Any, **options: Any) -> str:
+        """Send a task to a queue, with options of Celery's, and return its id."""
+        coordination = self.facts["superset_facts"]["redis"]["coordination"]
+        with Celery(broker=redis_url(coordination, BROKER), set_as_current=False) as app:
+            return str(app.send_task(task, arguments, queue=queue, **options))
 
     def waiting(self) -> int:
         """Return how many messages wait in the queues of queries and charts."""

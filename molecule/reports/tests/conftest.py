@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def facts() -> dict[str, Any]:
     return known
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fleet(browser_machine: Machine) -> Fleet:
     """The fleet, with a machine for reports."""
     return Fleet()
@@ -81,8 +82,8 @@ def browser_machine(group: Group) -> Machine:
     return machine
 
 
-@pytest.fixture
-def chart(ask: Ask, user: User) -> Iterator[dict[str, Any]]:
+@contextmanager
+def charted(ask: Ask, user: User) -> Iterator[dict[str, Any]]:
     """A chart that nobody has asked for yet: its id, and what a browser asks for to draw it."""
     # One that is there already, by the same name, would be refused.
     datasets = ask("GET", "dataset/?q=(filters:!((col:table_name,opr:eq,value:flights)))")["result"]
@@ -132,10 +133,53 @@ def chart(ask: Ask, user: User) -> Iterator[dict[str, Any]]:
     ask("DELETE", f"chart/{made['id']}")
 
 
+@pytest.fixture(scope="session")
+def chart(ask: Ask, user: User) -> Iterator[dict[str, Any]]:
+    """A chart of which there is no picture yet."""
+    with charted(ask, user) as chart:
+        yield chart
+
+
 @pytest.fixture
-def dashboard(ask: Ask, chart: dict[str, Any]) -> Iterator[int]:
-    """The id of a dashboard with the chart."""
+def another_chart(ask: Ask, user: User) -> Iterator[dict[str, Any]]:
+    """A chart that nobody looks at but one test."""
+    with charted(ask, user) as chart:
+        yield chart
+
+
+@pytest.fixture(scope="session")
+def report(ask: Ask, browser_machine: Machine, chart: dict[str, Any]) -> Iterator[int]:
+    """The id of a report of the chart that is due every minute."""
+    made = ask(
+        "POST",
+        "report/",
+        {
+            "type": "Report",
+            "name": f"Flights {secrets.token_hex(4)}",
+            "active": True,
+            "crontab": "* * * * *",
+            "timezone": "UTC",
+            "chart": chart["id"],
+            "owners": [ask("GET", "me/")["result"]["id"]],
+            "report_format": "PNG",
+            "creation_method": "alerts_reports",
+            "recipients": [
+                {
+                    "type": "Email",
+                    # Without a mail server nothing is sent, and example.com takes no mail.
+                    "recipient_config_json": {"target": "nobody@example.com"},
+                }
+            ],
+        },
+    )
+    yield made["id"]
+    ask("DELETE", f"report/{made['id']}")
+
+
+@pytest.fixture
+def dashboard(ask: Ask, another_chart: dict[str, Any]) -> Iterator[int]:
+    """The id of a dashboard with the chart of one test."""
     number = ask("POST", "dashboard/", {"dashboard_title": f"Flights {secrets.token_hex(4)}"})["id"]
-    ask("PUT", f"chart/{chart['id']}", {"dashboards": [number]})
+    ask("PUT", f"chart/{another_chart['id']}", {"dashboards": [number]})
     yield number
     ask("DELETE", f"dashboard/{number}")
