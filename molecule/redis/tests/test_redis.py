@@ -1,12 +1,7 @@
 """What Superset and Celery may rely on, seen over the network."""
 
-import os
-import subprocess
-
 import pytest
 import redis
-
-from superset_fleet.ansible import ROOT
 
 testinfra_hosts = ["ansible://redis"]
 INSTANCES = ["coordination", "results", "cache"]
@@ -88,16 +83,3 @@ def test_the_three_start_at_boot_and_debian_s_own_does_not(host):
     assert all(host.service(f"redis-server@{instance}").is_enabled for instance in INSTANCES)
     assert not host.service("redis-server").is_enabled
     assert not host.service("redis-server").is_running
-
-
-def test_a_policy_that_would_lose_queries_is_refused():
-    done = subprocess.run(
-        ["ansible-playbook", "playbooks/redis.yml", "-e", "redis_coordination_policy=allkeys-lru"],
-        cwd=ROOT,
-        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0
-    message = "redis_coordination_policy is allkeys-lru, which does not fit coordination"
-    assert message in done.stdout + done.stderr
