@@ -184,7 +184,8 @@ import redis
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.superset_fleet.broker import waiting
 from ansible.module_utils.superset_fleet.facts import BROKER, GUARD, redis_url
-from ansible.module_utils.superset_fleet.guard.registry import EVERY_GROUP, SILENT_SECONDS, Registry
+from ansible.module_utils.superset_fleet.guard.registry import EVERY_GROUP, Registry
+from ansible.module_utils.superset_fleet.times import TIMES
 
 LOOK_SECONDS = 0.5  # between two looks while waiting
 
@@ -212,7 +213,7 @@ def workers(registry: Registry) -> list[dict[str, Any]]:
                 "draining": worker.draining,
                 "since": utc(worker.since),
                 "silent_seconds": silent_seconds,
-                "silent": silent_seconds > SILENT_SECONDS,
+                "silent": silent_seconds > TIMES.silent_seconds,
             }
         )
     return found

@@ -16,7 +16,8 @@ from celery import Celery
 
 from superset_fleet.ansible import ROOT
 from superset_fleet.facts import BROKER, GUARD, redis_url
-from superset_fleet.guard.registry import SILENT_SECONDS, Registry, Worker
+from superset_fleet.guard.registry import Registry, Worker
+from superset_fleet.times import TIMES
 
 from . import machines
 from .ledger import Ledger
@@ -106,7 +107,7 @@ class Fleet:
         return {
             name: worker
             for name, worker in self.registry.workers().items()
-            if now - worker.last_beat < SILENT_SECONDS / 2
+            if now - worker.last_beat < TIMES.silent_seconds / 2
             and (machine is None or worker.host == machine.host)
         }
 

@@ -9,15 +9,14 @@ import redis
 from redis.exceptions import LockError
 
 from .service import tell
-
-LOCK_SECONDS = 6.0  # so long after the last sign of a leader another one leads
+from .times import TIMES
 
 
 class Lead:
     """The lead, which is taken anew at each step. `began` is called when this process gets it."""
 
     def __init__(self, client: Any, name: str, began: Callable[[], None]) -> None:
-        self._lock = client.lock(name, timeout=LOCK_SECONDS, blocking=False)
+        self._lock = client.lock(name, timeout=TIMES.lead_seconds, blocking=False)
         self._began, self._held = began, False
 
     def take(self) -> bool:

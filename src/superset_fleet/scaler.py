@@ -28,37 +28,16 @@ import redis
 
 from . import aws, broker, facts
 from .durations import Durations
-from .guard.registry import (
-    EVERY_GROUP,
-    PREFIX,
-    SILENT_SECONDS,
-    WAKE_SECONDS,
-    Hold,
-    Registry,
-    Wake,
-    Worker,
-)
+from .guard.registry import EVERY_GROUP, PREFIX, Hold, Registry, Wake, Worker
 from .guard.tasks import QUEUES
 from .instance import Metadata, MetadataError
 from .leading import Lead
 from .scaling import Load, Memory, Policy, decide
 from .service import begin_journal, repeat, tell, until_terminated
+from .times import TIMES
 from .worker_groups import CLOUD, STANDING, Cloud, Group, lives, machine_of, owners, standing
 
-TICK_SECONDS = 2.0
-LOOK_SECONDS = 0.2  # between two looks into the queues of groups that have no machine
-# A machine without tasks stays protected for so long, unless its group is to become smaller: else
-# every short query were two calls.
-IDLE_SECONDS = 60.0
-# What was not looked at for so long is not remembered: nobody knows how it was meanwhile.
-BREAK_SECONDS = 15.0
-# Until a machine was seen to start: AWS' own take about a minute to boot.
-START_SECONDS = 60.0
 STARTS = 5  # newest ones, whose median counts
-# After so long it is said that a cloud which fails starts no worker: not after one call that
-# failed, and before what was said last lapses.
-REFUSED_SECONDS = WAKE_SECONDS / 2
-METRIC_SECONDS = 60.0  # CloudWatch's resolution
 
 
 @dataclass(frozen=True)
@@ -107,7 +86,7 @@ class Starts:
     @property
     def seconds(self) -> float:
         """What a start takes."""
-        return statistics.median(self.took) if self.took else START_SECONDS
+        return statistics.median(self.took) if self.took else TIMES.start_seconds
 
 
 # -- The scaler -----------------------------------------------------------------------------------
@@ -143,7 +122,7 @@ class Scaler:
         """Begin to lead, without trust in anything that was seen when another one led."""
         self._durations, self._starts = Durations(), Starts([])
         self._past: dict[str, Past] | None = None  # by group; None: the report is not read yet
-        self._seen_at = -BREAK_SECONDS  # when all was read last, by the monotonic clock
+        self._seen_at = -TIMES.scale_break_seconds  # when all was read last, by the monotonic clock
         self._due = self._metrics_due = 0.0  # when to ask the cloud, and to tell it, by that clock
         self._failures = 0  # of the cloud, in a row
         self._failing_since = 0.0
@@ -154,7 +133,7 @@ class Scaler:
         """Tick until `ended`, which waits so many seconds at most, says so; then step down."""
         repeat(
             self.tick,
-            TICK_SECONDS,
+            TIMES.scale_seconds,
             lambda seconds: self._wait(seconds, ended),
             (redis.RedisError,),
             lambda: None,
@@ -167,8 +146,8 @@ class Scaler:
         The first task for a group that has no machine is not kept waiting for that.
         """
         due = self._clock() + seconds
-        while (left := due - self._clock()) > LOOK_SECONDS and self._asleep:
-            if ended(LOOK_SECONDS):
+        while (left := due - self._clock()) > TIMES.asleep_look_seconds and self._asleep:
+            if ended(TIMES.asleep_look_seconds):
                 return True
             with suppress(redis.RedisError):
                 if any(broker.waiting(self._tasks, self._asleep).values()):
@@ -193,7 +172,7 @@ class Scaler:
             return
         if not self._lead.take() or self._past is None:  # the cloud was slow: another one led
             return
-        if at - self._seen_at > BREAK_SECONDS:
+        if at - self._seen_at > TIMES.scale_break_seconds:
             for past in self._past.values():
                 past.memory, past.idle_since = Memory(), {}
         self._seen_at = at
@@ -262,7 +241,7 @@ class Scaler:
         """Say that the cloud is not heard; after a time, that so it starts no worker."""
         groups = (self._registry.reported() or {"groups": []})["groups"]
         self._report(groups)
-        if at - self._failing_since >= REFUSED_SECONDS:
+        if at - self._failing_since >= TIMES.refused_seconds:
             self._registry.wakes(wakes({**group, "refused": self._trouble} for group in groups))
 
     def _report(self, groups: list[dict[str, Any]]) -> None:
@@ -316,7 +295,7 @@ class Scaler:
             past.starting = None
         elif past.starting is None:
             past.starting = sight.now
-        refusing = sight.now - past.refused_since >= REFUSED_SECONDS
+        refusing = sight.now - past.refused_since >= TIMES.refused_seconds
         return {
             "name": group.name,
             "queues": queues,
@@ -355,7 +334,7 @@ class Scaler:
         taking = [
             worker
             for worker in mine.values()
-            if sight.now - worker.last_beat <= SILENT_SECONDS and worker.queues
+            if sight.now - worker.last_beat <= TIMES.silent_seconds and worker.queues
         ]
         past.slots = max((worker.slots for worker in taking), default=past.slots)
         taken: Counter[str] = Counter()
@@ -415,7 +394,7 @@ class Scaler:
         values = {report["name"]: metrics(report) for report in reports}
         if at < self._metrics_due or not values:
             return
-        self._metrics_due = at + METRIC_SECONDS
+        self._metrics_due = at + TIMES.metric_seconds
         try:
             cloud.measured(values)
             self._unmeasured = ""
@@ -470,7 +449,7 @@ def protections(
     release = [
         one.id
         for one in there
-        if one.protected and one.id in idle and (shrinks or at - idle[one.id] >= IDLE_SECONDS)
+        if one.protected and one.id in idle and (shrinks or at - idle[one.id] >= TIMES.idle_seconds)
     ]
     return protect, release
 

@@ -34,27 +34,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from . import broker, facts
 from .guard import rows
-from .guard.registry import BEAT_SECONDS, PREFIX, SILENT_SECONDS, Job, Queue, Registry, Run, Worker
+from .guard.registry import PREFIX, Job, Queue, Registry, Run, Worker
 from .guard.tasks import first, job_name, query_id_of
 from .leading import Lead
 from .service import begin_journal, in_words, repeat, tell, until_terminated
+from .times import TIMES
 
-TICK_SECONDS = 1.0
-# What was not looked at for so long was not seen without a break: this process, or the whole
-# machine, was paused. Less than SILENT_SECONDS minus the time between two beats and two ticks.
-BREAK_SECONDS = 3.0
-# A worker that was heard so lately lives: what ended is the process that ran the job.
-LIVELY_SECONDS = 2 * BEAT_SECONDS + TICK_SECONDS
-DECIDING_SECONDS = 1.0  # of one tick; what is left is decided in the next one
-SWEEP_SECONDS = 10.0  # between two looks into the broker, and at rows that nobody knows
 SWEEP_ROWS = 20_000  # the newest rows, of which a sweep reads the unfinished ones
-ROW_TIMEOUT = "200ms"  # of waiting for a run that writes its row at this moment
-SWEEP_TIMEOUT = "4s"  # of reading all unfinished rows, once, when leading begins
-UNKNOWN_PENDING_SECONDS = 30.0
-UNKNOWN_RUNNING_SECONDS = 60.0  # on top of the time limit
-# Nobody starts a worker any more when nobody has said so for this long, which is longer than a
-# scaler that was restarted needs. With WAKE_SECONDS that is half a minute after a scaler's death.
-UNSTARTED_SECONDS = 15.0
 SENDINGS = 3  # so often a job that never ran is sent, if --reruns does not allow more
 SCAN_MESSAGES = 200  # of a queue, read at once
 STREAMS = "async-events-", 1_000, 1_000_000  # Superset's defaults: prefix, lengths
@@ -78,7 +64,7 @@ class Observed:
         """Begin a tick. What was not looked at in the last one is new."""
         last, self._now = self._now, self._clock()
         self._before, self._seen = self._seen, {}
-        if self._now - last > BREAK_SECONDS:
+        if self._now - last > TIMES.watch_break_seconds:
             self._before = {}
 
     def restart(self) -> None:
@@ -194,7 +180,7 @@ def cases(sight: Sight, observed: Observed) -> Iterator[Case]:
         # What a dead worker had before the job was sent again does not count.
         claiming = [each for each in held.get(name, []) if sight.workers[each].last_beat > job.at]
         if row.status == "running":
-            alive = [each for each in held.get(name, []) if silent[each] < SILENT_SECONDS]
+            alive = [each for each in held.get(name, []) if silent[each] < TIMES.silent_seconds]
             owners = [run.worker] if run else alive or claiming
             having = [
                 each
@@ -223,11 +209,11 @@ def cases(sight: Sight, observed: Observed) -> Iterator[Case]:
             run=run,
             worker=owner,
             last_beat=worker.last_beat if worker else None,
-            process_only=bool(worker) and silent[owner] < LIVELY_SECONDS,
+            process_only=bool(worker) and silent[owner] < TIMES.lively_seconds,
             ran_seconds=sight.now - run.at if run else 0.0,
-            held=bool(having) and orphan < SILENT_SECONDS,
+            held=bool(having) and orphan < TIMES.silent_seconds,
             orphan_seconds=orphan,
-            queue_silent=queue_silent[job.queue] >= SILENT_SECONDS,
+            queue_silent=queue_silent[job.queue] >= TIMES.silent_seconds,
             queue_seen=seen,
             queue=queue,
             unstarted_seconds=unstarted,
@@ -253,7 +239,7 @@ def strangers(
     for query_id, row in unfinished.items():
         name = query_name(query_id)
         having = held.get(name, [])
-        if name in sight.jobs or any(silent[each] < SILENT_SECONDS for each in having):
+        if name in sight.jobs or any(silent[each] < TIMES.silent_seconds for each in having):
             continue
         unknown[query_id] = row
         if having:
@@ -294,7 +280,7 @@ def served(case: Case, limits: Limits) -> bool:
 
     The latter for some seconds more than the scaler says so: one may follow on another.
     """
-    starts = limits.wakes and case.unstarted_seconds < UNSTARTED_SECONDS
+    starts = limits.wakes and case.unstarted_seconds < TIMES.unstarted_seconds
     return starts or not case.queue_silent
 
 
@@ -309,12 +295,12 @@ def judge(case: Case, limits: Limits) -> Decision | None:
             return Decision("failed_no_worker", no_worker(case, limits))
         if case.queue_silent and case.waited_seconds >= limits.wake_timeout_seconds:
             return Decision("failed_not_woken", not_woken(case))
-        if case.orphan_seconds < SILENT_SECONDS:
+        if case.orphan_seconds < TIMES.silent_seconds:
             return waits(case, limits)
         if case.job.attempt < max(SENDINGS, limits.reruns + 1):
             return Decision("resent", "No worker has it and it is in no queue; it has not run.")
         return Decision("failed_lost", lost(case))
-    if case.orphan_seconds < SILENT_SECONDS:
+    if case.orphan_seconds < TIMES.silent_seconds:
         return None
     if case.process_only and case.ran_seconds >= limits.time_limit_seconds:
         return Decision("failed_time_limit", too_slow(case, limits))
@@ -348,7 +334,7 @@ def judge_unknown(
     it ran it, None where there is none.
     """
     if status == "pending":
-        if seconds < UNKNOWN_PENDING_SECONDS:
+        if seconds < TIMES.unknown_pending_seconds:
             return None
         return Decision(
             "failed_unknown",
@@ -361,7 +347,7 @@ def judge_unknown(
             f"The worker {worker.host} that ran this query stopped (last heard of at "
             f"{clock(worker.last_beat)}). {UNKNOWN_OUTCOME}",
         )
-    if seconds < limits.time_limit_seconds + UNKNOWN_RUNNING_SECONDS:
+    if seconds < limits.time_limit_seconds + TIMES.unknown_running_seconds:
         return None
     return Decision(
         "failed_unknown",
@@ -565,7 +551,7 @@ class Watchdog:
 
     def run(self, ended: Callable[[float], bool]) -> None:
         """Tick until `ended`, which waits so many seconds at most, says so; then step down."""
-        repeat(self.tick, TICK_SECONDS, ended, OUTAGES, self._restart)
+        repeat(self.tick, TIMES.watch_seconds, ended, OUTAGES, self._restart)
         self._lead.leave()
 
     def tick(self) -> None:
@@ -579,7 +565,7 @@ class Watchdog:
         sight = self._look()
         self._noted = {name: self._noted[name] for name in self._noted.keys() & sight.jobs.keys()}
         judged = [(case, judge(case, self._limits)) for case in cases(sight, self._observed)]
-        deadline = time.monotonic() + DECIDING_SECONDS
+        deadline = time.monotonic() + TIMES.deciding_seconds
         for case, decision in judged:
             if decision:
                 self._try(
@@ -591,7 +577,7 @@ class Watchdog:
                 )
                 if time.monotonic() > deadline:
                     break
-        if self._swept is None or time.monotonic() - self._swept >= SWEEP_SECONDS:
+        if self._swept is None or time.monotonic() - self._swept >= TIMES.sweep_seconds:
             unfinished = self._read_unfinished(everything=self._swept is None)
             self._swept = time.monotonic()
             self._sweep(sight, [case for case, _ in judged], unfinished)
@@ -644,7 +630,8 @@ class Watchdog:
         """Change a row in a transaction of its own; False where it was changed by another party."""
         try:
             with self._database.begin() as connection:
-                connection.execute(sqlalchemy.text(f"set local lock_timeout = '{ROW_TIMEOUT}'"))
+                limit = round(TIMES.row_timeout_seconds * 1000)
+                connection.execute(sqlalchemy.text(f"set local lock_timeout = {limit}"))
                 return change(connection)
         except DBAPIError as error:
             if not isinstance(error.orig, psycopg2.errors.LockNotAvailable):
@@ -730,13 +717,13 @@ class Watchdog:
         if everything:
             try:
                 with self._database.begin() as connection:
-                    limit = f"set local statement_timeout = '{SWEEP_TIMEOUT}'"
-                    connection.execute(sqlalchemy.text(limit))
+                    limit = round(TIMES.sweep_timeout_seconds * 1000)
+                    connection.execute(sqlalchemy.text(f"set local statement_timeout = {limit}"))
                     found.update(rows.unfinished(connection))
             except DBAPIError as error:
                 if not isinstance(error.orig, psycopg2.errors.QueryCanceled):
                     raise
-                tell("old_rows_not_read", reason=f"That took more than {SWEEP_TIMEOUT}.")
+                tell("old_rows_not_read", reason=f"That took more than {limit} ms.")
         unfinished = {key: row for key, row in found.items() if row.status in rows.UNFINISHED}
         self._unfinished = unfinished.keys()
         return unfinished

@@ -11,6 +11,7 @@ from . import aws
 from .discovery import lifecycle_of, role_of
 from .guard.registry import Worker
 from .instance import Metadata
+from .times import TIMES
 
 ROLE = "celery_worker"
 # Machines that no cloud has, as one group.
@@ -22,11 +23,6 @@ NOT_OURS = {
     CLOUD: "the cloud's own policies set its size",
     "none": "nobody sets its size but you",
 }
-# A worker that was silent for so long has no task any more: the watchdog ended what it had. Until
-# then it may be back, as after a restart of Redis, so its machine is not called idle.
-LOST_SECONDS = 60.0
-# For an answer of the cloud; less than the lock's, so that who waits in vain still leads.
-CLOUD_SECONDS = 2.0
 NAMESPACE = "superset-fleet"  # of the metrics; fleet_permissions names it, too
 
 
@@ -95,7 +91,7 @@ def machine_of(worker: Worker) -> str:
 
 def lives(workers: Iterable[Worker], now: float) -> dict[str, Worker]:
     """Return by machine the newest of its workers that were heard lately."""
-    heard = [worker for worker in workers if now - worker.last_beat < LOST_SECONDS]
+    heard = [worker for worker in workers if now - worker.last_beat < TIMES.lost_seconds]
     return {machine_of(worker): worker for worker in sorted(heard, key=lambda one: one.since)}
 
 
@@ -186,6 +182,6 @@ class Cloud:
         with aws.explained(me.region):
             session = aws.patient(self._config_file)
             self._cloudwatch, self._autoscaling = (
-                aws.client(session, service, me.region, timeout_seconds=CLOUD_SECONDS)
+                aws.client(session, service, me.region, timeout_seconds=TIMES.cloud_seconds)
                 for service in ("cloudwatch", "autoscaling")
             )

@@ -9,7 +9,8 @@ import celery_workers
 import pytest
 import redis
 
-from superset_fleet.guard.registry import SILENT_SECONDS, WORKERS, Registry, Run, Worker
+from superset_fleet.guard.registry import WORKERS, Registry, Run, Worker
+from superset_fleet.times import TIMES
 
 WORKER = Worker(host="vm-1", pid=1, queues=["sql_lab", "charts"], slots=2, since=1.0)
 OTHER = replace(WORKER, host="vm-2")
@@ -44,7 +45,7 @@ def test_workers_say_what_they_take_and_run(registry: Registry, broker: Any) -> 
     assert [job["job"] for job in jobs] == ["query:17", "query:18"]
     assert jobs[0]["seconds"] < 60
     assert jobs[1]["seconds"] is None
-    assert worker.pop("silent_seconds") < SILENT_SECONDS
+    assert worker.pop("silent_seconds") < TIMES.silent_seconds
     assert worker == {
         "name": "worker@vm-1#1",
         "host": "vm-1",
@@ -88,7 +89,7 @@ def test_draining_and_silent_workers_are_shown_and_do_not_count(
 ) -> None:
     registry.beat("worker@vm-1#1", replace(WORKER, draining=True))
     registry.beat("worker@vm-2#1", OTHER)
-    silence(registry, "worker@vm-2#1", SILENT_SECONDS + 1)
+    silence(registry, "worker@vm-2#1", TIMES.silent_seconds + 1)
     state = celery_workers.look(registry, broker, ["sql_lab"])
     assert [worker["draining"] for worker in state["workers"]] == [True, False]
     assert [worker["silent"] for worker in state["workers"]] == [False, True]

@@ -1,6 +1,7 @@
 """What the publish guard says, and by which names it knows jobs."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from superset_fleet.guard import publish
 from superset_fleet.guard.registry import Queue, Registry, Wake, Worker
 from superset_fleet.guard.setup import Guard
 from superset_fleet.guard.tasks import job_name, query_id_of
+from superset_fleet.times import TIMES
 
 METADATA = {"job_id": "1f0c", "channel_id": "c"}
+AT_ONCE = replace(TIMES, redis_start_seconds=-1)  # Redis may have just started
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_what_no_worker_takes_is_refused_and_does_not_reach_the_broker(redis_url
     guard = Guard(redis_url)
     guard.registry.redis.flushall()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("superset_fleet.guard.registry.REDIS_START_SECONDS", -1)
+        patch.setattr("superset_fleet.guard.registry.TIMES", AT_ONCE)
         with pytest.raises(publish.Refused, match="none was ever seen"):
             guarded(guard, redis_url).delay(17, "select 1")
     assert guard.registry.redis.llen("sql_lab") == 0
@@ -126,7 +129,7 @@ def test_what_no_worker_takes_is_refused_and_does_not_reach_the_broker(redis_url
 def test_what_no_worker_takes_yet_is_sent_where_it_may_wait_for_one(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, wake: bool, sent: int
 ) -> None:
-    monkeypatch.setattr("superset_fleet.guard.registry.REDIS_START_SECONDS", -1)
+    monkeypatch.setattr("superset_fleet.guard.registry.TIMES", AT_ONCE)
     guard = Guard(redis_url, wake=wake)
     guard.registry.redis.flushall()
     guard.registry.wakes({"sql_lab": Wake("fleet-celery_worker", "ready")})

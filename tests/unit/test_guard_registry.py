@@ -8,6 +8,7 @@ import pytest
 
 from superset_fleet.guard import registry as guard
 from superset_fleet.guard.registry import Job, Queue, Registry, Run, Wake, Worker
+from superset_fleet.times import TIMES
 
 WORKER = Worker(host="vm", pid=1, queues=["sql_lab", "charts"], slots=2)
 JOB = Job(task="sql_lab.get_sql_results", task_id="t", queue="sql_lab")
@@ -18,7 +19,7 @@ STREAMS = {"async-events-channel": 1000, "async-events-full": 1000}
 @pytest.fixture
 def registry(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """An empty registry on a Redis that is not taken for one that has just started."""
-    monkeypatch.setattr(guard, "REDIS_START_SECONDS", -1)
+    monkeypatch.setattr(guard, "TIMES", replace(TIMES, redis_start_seconds=-1))
     registry = Registry(redis_url)
     registry.redis.flushall()
     yield registry
@@ -56,18 +57,18 @@ def test_a_worker_of_another_queue_does_not_count(registry: Registry) -> None:
 
 def test_a_job_is_refused_when_the_worker_has_been_silent(registry: Registry) -> None:
     registry.beat("worker@vm#1", WORKER)
-    silence(registry, guard.SILENT_SECONDS + 1)
+    silence(registry, TIMES.silent_seconds + 1)
     refused = registry.admit("sql_lab", "query:17", JOB, MESSAGE)
     assert refused is not None and refused.silent_seconds is not None
-    assert refused.silent_seconds > guard.SILENT_SECONDS
+    assert refused.silent_seconds > TIMES.silent_seconds
 
 
 def test_nothing_is_refused_while_workers_come_back_to_a_redis_that_has_just_started(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "REDIS_START_SECONDS", 3600)
+    monkeypatch.setattr(guard, "TIMES", replace(TIMES, redis_start_seconds=3600))
     registry.beat("worker@vm#1", WORKER)
-    silence(registry, guard.SILENT_SECONDS + 1)
+    silence(registry, TIMES.silent_seconds + 1)
     assert registry.admit("sql_lab", "query:17", JOB, MESSAGE) is None
 
 
@@ -206,7 +207,7 @@ def test_the_scaler_s_word_does_not_count_for_longer_than_it_is_given_anew(
     registry: Registry,
 ) -> None:
     registry.wakes({"sql_lab": STARTING})
-    assert 0 < registry.redis.pttl("guard:wake:sql_lab") <= guard.WAKE_SECONDS * 1000
+    assert 0 < registry.redis.pttl("guard:wake:sql_lab") <= TIMES.wake_seconds * 1000
     registry.redis.delete("guard:wake:sql_lab")  # as that time does
     assert registry.admit("sql_lab", "query:17", JOB, MESSAGE, wake=True) is not None
 

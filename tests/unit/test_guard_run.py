@@ -3,10 +3,12 @@
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from superset_fleet.guard import run
+from superset_fleet.times import TIMES
 
 
 class Interrupted(Exception):
@@ -16,7 +18,7 @@ class Interrupted(Exception):
 @pytest.fixture(autouse=True)
 def soft_limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Heed the signal of the soft time limit as a worker's process does."""
-    monkeypatch.setattr(run, "KEEP_SECONDS", 0.01)
+    monkeypatch.setattr(run, "TIMES", replace(TIMES, keep_seconds=0.01))
 
     def interrupt(*_: object) -> None:
         raise Interrupted

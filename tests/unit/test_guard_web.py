@@ -18,6 +18,7 @@ from superset_fleet.guard import web
 from superset_fleet.guard.publish import Refused
 from superset_fleet.guard.registry import Queue, Registry, Wake, Worker
 from superset_fleet.guard.web import QueueState, State, Unknown
+from superset_fleet.times import TIMES
 
 WORKER = Worker(host="vm-7", pid=1, queues=["sql_lab", "charts"], slots=2, tasks=1)
 BUSY = QueueState(workers=2, slots=4, active=3, waiting=5, silent_seconds=0.4)
@@ -27,7 +28,7 @@ STATE = State({"sql_lab": BUSY, "charts": QueueState(silent_seconds=9.0)}, {"rer
 @pytest.fixture
 def registry(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """An empty registry on a Redis that is not taken for one that has just started."""
-    monkeypatch.setattr(guard, "REDIS_START_SECONDS", -1)
+    monkeypatch.setattr(web, "TIMES", replace(TIMES, redis_start_seconds=-1))
     registry = Registry(redis_url)
     registry.redis.flushall()
     yield registry
@@ -126,7 +127,7 @@ def test_where_nobody_waits_for_workers_nothing_is_said_of_their_start(registry:
 
 def test_a_silent_worker_offers_nothing(registry: Registry) -> None:
     registry.beat("worker@vm-7#1", WORKER)
-    then = registry.now() - guard.SILENT_SECONDS - 1
+    then = registry.now() - TIMES.silent_seconds - 1
     for key in (guard.WORKERS, "guard:queue:sql_lab"):
         registry.redis.zadd(key, {"worker@vm-7#1": then})
     queue = web.look(registry, ["sql_lab"], uncounted).queues["sql_lab"]
@@ -136,7 +137,8 @@ def test_a_silent_worker_offers_nothing(registry: Registry) -> None:
 def test_nothing_is_called_empty_while_workers_come_back_to_a_restarted_redis(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "REDIS_START_SECONDS", registry.up_seconds() + 60)
+    later = registry.up_seconds() + 60
+    monkeypatch.setattr(web, "TIMES", replace(TIMES, redis_start_seconds=later))
     with pytest.raises(Unknown, match="just started"):
         web.look(registry, ["sql_lab"], uncounted)
 

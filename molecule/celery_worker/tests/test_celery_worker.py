@@ -8,7 +8,8 @@ import testinfra
 from shared.fleet import wait
 
 from superset_fleet.facts import GUARD, redis_url
-from superset_fleet.guard.registry import SILENT_SECONDS, Registry
+from superset_fleet.guard.registry import Registry
+from superset_fleet.times import TIMES
 
 testinfra_hosts = ["ansible://celery_worker"]
 
@@ -33,7 +34,7 @@ def registry(fact):
 
 def beating(host, registry):
     """Return what this host's workers say of themselves, without those that died."""
-    hostname, since = host.check_output("hostname"), registry.now() - SILENT_SECONDS
+    hostname, since = host.check_output("hostname"), registry.now() - TIMES.silent_seconds
     workers = registry.workers().values()
     return [each for each in workers if each.host == hostname and each.last_beat > since]
 

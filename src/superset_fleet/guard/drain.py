@@ -22,8 +22,9 @@ from celery.worker import state
 from celery.worker.consumer import Tasks
 from celery.worker.request import Request
 
+from ..times import TIMES
+
 DRAINING = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/celery-worker"), "draining")
-LOOK_SECONDS = 1.0  # the event loop does not turn more often by itself
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Drain(StartStopStep):  # type: ignore[misc]
             signal.signal(signal.SIGTERM, self._terminated)
         self._in_loop = True
         consumer.call_soon(self.look, consumer)
-        consumer.timer.call_repeatedly(LOOK_SECONDS, self.look, (consumer,))
+        consumer.timer.call_repeatedly(TIMES.drain_look_seconds, self.look, (consumer,))
 
     def stop(self, _: Any) -> None:
         """The event loop has ended: the broker is lost, or the worker stops."""

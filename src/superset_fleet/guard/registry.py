@@ -16,17 +16,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-BEAT_SECONDS = 1.0  # between two heartbeats of a worker
-# A worker that is silent for so long takes no work. A beat may be late by some seconds on a
-# machine whose processors are all taken; more than that and a query waits too long for help.
-SILENT_SECONDS = 6.0
-# So soon after Redis' own start nobody is called silent: its workers come back one by one.
-REDIS_START_SECONDS = 10
+from ..times import TIMES
+
 FORGET_SECONDS = 3600  # what dead workers leave is shown to operators for so long
 FINISHED_SECONDS = 7200  # a chart's message may be delivered once more for so long
-# So long the scaler's word counts, which it gives anew at each tick: longer than another one needs
-# to lead where it died.
-WAKE_SECONDS = 15
 
 EVERY_GROUP = "*"  # whose sizes are held, instead of a group's name
 
@@ -187,7 +180,7 @@ class Queue:
 
     workers: int  # that take from it
     silent_seconds: float | None  # since there was one; None: there never was
-    wake: Wake | None = None  # what the scaler says; None: nothing, for WAKE_SECONDS
+    wake: Wake | None = None  # what the scaler says; None: nothing, for long
 
     @property
     def starts(self) -> bool:
@@ -269,7 +262,7 @@ class Registry:
     def queue(self, name: str) -> Queue:
         """Return who takes from a queue."""
         keys = [f"{PREFIX}{kind}:{name}" for kind in ("queue", "seen", "wake")]
-        return queue_of(*self._scripts[QUEUE](keys=keys, args=[SILENT_SECONDS]))
+        return queue_of(*self._scripts[QUEUE](keys=keys, args=[TIMES.silent_seconds]))
 
     def queues(self) -> list[str]:
         """Return the names of all queues that ever had a worker."""
@@ -288,8 +281,9 @@ class Registry:
     def wakes(self, wakes: Mapping[str, Wake]) -> None:
         """Say of queues, by name, whether workers are started for them: the scaler, each tick."""
         with self.redis.pipeline(transaction=False) as pipeline:
+            counts = round(TIMES.wake_seconds * 1000)  # milliseconds
             for queue, wake in wakes.items():
-                pipeline.set(f"{PREFIX}wake:{queue}", record(wake), ex=WAKE_SECONDS)
+                pipeline.set(f"{PREFIX}wake:{queue}", record(wake), px=counts)
             pipeline.execute()
 
     # -- Jobs -------------------------------------------------------------------------------------
@@ -303,8 +297,9 @@ class Registry:
         """
         keys = [f"{PREFIX}queue:{queue}", f"{PREFIX}seen:{queue}", JOBS, MESSAGES]
         keys.append(f"{PREFIX}wake:{queue}")
-        args: list[Any] = [SILENT_SECONDS, REDIS_START_SECONDS, name, record(job), message]
-        admitted, *seen = self._scripts[ADMIT](keys=keys, args=[*args, "yes" if wake else ""])
+        args: list[Any] = [TIMES.silent_seconds, TIMES.redis_start_seconds]
+        args += [name, record(job), message, "yes" if wake else ""]
+        admitted, *seen = self._scripts[ADMIT](keys=keys, args=args)
         return None if admitted else queue_of(0, *seen)
 
     def jobs(self) -> dict[str, Job]:

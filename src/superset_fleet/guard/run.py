@@ -17,6 +17,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..times import TIMES
 from . import rows
 from .registry import Run
 from .tasks import first, job_name, query_id_of
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from .setup import Guard
 
 log = logging.getLogger(__name__)
-
-KEEP_SECONDS = 3.0  # how often a run looks whether its job is still its own
 
 
 class Fenced(BaseException):
@@ -132,7 +131,7 @@ class Keeper:
 
     def _keep(self) -> None:
         self._start()
-        while not self._over.wait(KEEP_SECONDS):
+        while not self._over.wait(TIMES.keep_seconds):
             if not self._is_ours():
                 with self._lock:
                     if self._over.is_set():

@@ -23,6 +23,7 @@ import kombu.exceptions
 from redis import RedisError
 
 from ..ready import EXTENSION
+from ..times import TIMES
 from . import registry, rows
 from .tasks import CHARTS, QUERIES, query_id_of
 
@@ -107,11 +108,11 @@ def look(
         live = [
             worker
             for worker in known.workers().values()
-            if now - worker.last_beat <= registry.SILENT_SECONDS
+            if now - worker.last_beat <= TIMES.silent_seconds
         ]
         queues = {name: known.queue(name) for name in sorted({*names, *known.queues()})}
         empty = not all(queue.workers for queue in queues.values())
-        if empty and known.up_seconds() <= registry.REDIS_START_SECONDS:
+        if empty and known.up_seconds() <= TIMES.redis_start_seconds:
             raise Unknown("Redis has just started: its workers come back one by one.")
         decisions = known.decisions()
     except RedisError as error:

@@ -22,8 +22,9 @@ from celery import signals
 from celery.worker import state
 from redis import RedisError
 
+from ..times import TIMES
 from .drain import Drain
-from .registry import BEAT_SECONDS, Finished, Worker
+from .registry import Finished, Worker
 from .tasks import job_name
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Heartbeat(threading.Thread):
                         "event=heartbeat_lost worker=%s reason=%r", self._guard.worker, error
                     )
                 self._lost = True
-            self._wake.wait(BEAT_SECONDS)
+            self._wake.wait(TIMES.beat_seconds)
             self._wake.clear()
 
     def _beat(self) -> None:
