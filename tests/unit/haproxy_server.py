@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from itertools import cycle
@@ -26,28 +26,14 @@ from typing import Any
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from servers import free_port
+from waiting import DEADLINE_SECONDS, until
 
 from superset_fleet.haproxy import HAProxy
 
 ROLE = Path(__file__).parents[2] / "roles" / "haproxy"
 BACKEND = "superset_web"
 OPTIONS = "check inter 200ms fall 3 rise 2"
-DEADLINE_SECONDS = 30
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_SECONDS) -> None:
-    """Wait until a condition holds. Raises AssertionError when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
-        time.sleep(0.02)
 
 
 # -- Servers --------------------------------------------------------------------------------------

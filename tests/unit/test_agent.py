@@ -15,8 +15,8 @@ import aws_server
 import metadata_server
 import pytest
 from aws_server import Aws, Reply, autoscaling_error
-from haproxy_server import until
 from metadata_server import Imds
+from waiting import until
 
 from superset_fleet import agent as fleet_agent
 from superset_fleet.agent import Agent

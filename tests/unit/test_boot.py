@@ -20,8 +20,8 @@ import aws_server
 import metadata_server
 import pytest
 from aws_server import REGION, Aws, Reply, ssm_error
-from haproxy_server import until
 from metadata_server import Imds
+from waiting import until
 
 from superset_fleet import aws as fleet_aws
 from superset_fleet.boot import NotYet, read_facts

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from haproxy_server import Balancer, Web, balancer, until
+from haproxy_server import Balancer, Web, balancer
+from waiting import until
 
 from superset_fleet import cli
 from superset_fleet.cli import in_words, members, runs, tables, worker_in_words

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 from aws_server import REGION, Aws, Reply, autoscaling_error, serve
-from haproxy_server import BACKEND, OPTIONS, Balancer, Load, Web, balancer, free_port, until
+from haproxy_server import BACKEND, OPTIONS, Balancer, Load, Web, balancer
+from servers import free_port
+from waiting import until
 
 from superset_fleet.aws import AwsError
 from superset_fleet.fleetd import Figures, Fleetd, Instances, Settings, Sight, pause_after

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
-from conftest import redis_server
-from haproxy_server import until
+from servers import redis_server
+from waiting import until
 
 from superset_fleet.guard.registry import Registry, Worker
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from haproxy_server import OPTIONS, Balancer, Load, Web, balancer, join_script, until
+from haproxy_server import OPTIONS, Balancer, Load, Web, balancer, join_script
+from waiting import until
 
 from superset_fleet.haproxy import Busy, HAProxy, HAProxyError, Server, Unreachable
 from superset_fleet.membership import rendered, write

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from haproxy_rotation import lacking
-from haproxy_server import BACKEND, OPTIONS, Balancer, Web, balancer, until
+from haproxy_server import BACKEND, OPTIONS, Balancer, Web, balancer
+from waiting import until
 
 from superset_fleet.haproxy import HAProxy
 

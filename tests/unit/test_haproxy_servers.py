@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from haproxy_server import BACKEND, OPTIONS, Balancer, Load, Web, balancer, until
+from haproxy_server import BACKEND, OPTIONS, Balancer, Load, Web, balancer
+from waiting import until
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., dict[str, Any]]

@@ -1,26 +1,21 @@
-"""Templates of the services, rendered by Ansible's own templar from the roles' defaults."""
+"""Templates of the services."""
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+import templates
 import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
 
-ROLES = Path(__file__).parents[2] / "roles"
 Render = Callable[..., list[str]]
 
 
 @pytest.fixture
 def render() -> Render:
     def render(role: str, template: str, **inputs: Any) -> list[str]:
-        defaults = yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
-        text = (ROLES / role / "templates" / template).read_text()
-        templar = Templar(DataLoader(), {"ansible_managed": "managed", **defaults, **inputs})
-        return [line.strip() for line in templar.template(trust_as_template(text)).splitlines()]
+        text = templates.render(role, template, **inputs)
+        return [line.strip() for line in text.splitlines()]
 
     return render
 
@@ -275,7 +270,7 @@ def test_settings_of_postgres_are_quoted_and_in_order(render: Render) -> None:
 
 
 def redis_instance(name: str, render: Render) -> list[str]:
-    settings = yaml.safe_load((ROLES / "redis" / "vars" / "main.yml").read_text())
+    settings = yaml.safe_load((templates.ROLES / "redis" / "vars" / "main.yml").read_text())
     inputs = {"port": 6379, "password": "secret", "memory_mb": 64, "policy": "volatile-ttl"}
     return render(
         "redis",

@@ -13,7 +13,7 @@ from superset_fleet.times import FACTOR, TIMES, Times
 def test_times_that_contradict_each_other_are_refused_with_the_rule() -> None:
     with pytest.raises(ValueError, match="a pause is no silence: watch_break < silent"):
         replace(Times(), watch_break_seconds=4.0)
-    with pytest.raises(ValueError, match="lead \\+ scale < wake.*lead \\+ scale < unstarted"):
+    with pytest.raises(ValueError, match=r"lead . scale < wake.*lead . scale < unstarted"):
         replace(Times(), wake_seconds=8.0, unstarted_seconds=8.0)
 
 
