@@ -47,6 +47,7 @@ CONTROL = {
     "secrets.py",
     "status.py",
     "superset_api.py",
+    "templating.py",
     "text.py",
 }
 

@@ -26,13 +26,13 @@ def role(name: str, tasks: str, **variables: Any) -> tuple[int, str]:
 
 
 def test_a_disk_without_room_is_refused() -> None:
-    status, said = role("common", "configure", common_free_disk_mb=10_000_000)
+    status, said = role("common", "main", common_free_disk_mb=10_000_000)
     assert status != 0
     assert "fewer than the 10000000 MB of common_free_disk_mb" in said
 
 
 def test_a_disk_with_room_is_not() -> None:
-    status, said = role("common", "configure", common_free_disk_mb=1)
+    status, said = role("common", "main", common_free_disk_mb=1)
     assert status == 0, said
 
 
@@ -50,11 +50,11 @@ def test_a_policy_that_does_not_fit_an_instance_of_redis_is_refused(
 
 
 def test_ceilings_that_the_memory_cannot_hold_are_refused() -> None:
-    status, said = role("redis", "check", redis_cache_memory_mb=10_000_000)
+    status, said = role("redis", "check", redis_machine_memory_mb=1000)
     assert status != 0
     assert "Lower redis_coordination_memory_mb, redis_results_memory_mb" in said
 
 
 def test_ceilings_that_the_memory_can_hold_are_not() -> None:
-    status, said = role("redis", "check", redis_cache_memory_mb=1)
+    status, said = role("redis", "check", redis_machine_memory_mb=1_000_000)
     assert status == 0, said
