@@ -13,6 +13,7 @@ Uses the standard library alone, for there is nothing else yet.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import os
 import shutil
@@ -28,6 +29,7 @@ from rehearsal.locks import Held, locked
 ROOT = Path(__file__).resolve().parents[1]
 UV_LOCK = Path("roles/superset/files/uv.txt")  # of Superset's machines, and of this one
 WAIT_SECONDS = 600
+SILENCE_SECONDS = 8  # the longest
 # Most of the package `ansible` is collections that nobody uses here. The rest is compiled, for the
 # host may forbid Python to do that when it imports (PYTHONDONTWRITEBYTECODE).
 NEVER_IMPORTED = r"/ansible_collections/(?!amazon/|ansible/|community/(aws|crypto|postgresql)/)"
@@ -53,19 +55,33 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(*command: str | Path, **environment: str) -> str:
-    """Run a command in the checkout and return its output. Raises Failed with what it said."""
+def run(*command: str | Path, doing: str = "", **environment: str) -> str:
+    """Run a command in the checkout and return its output; say what is being done meanwhile.
+
+    Raises Failed with what it said.
+    """
     words = [str(word) for word in command]
     # Neither an activated environment nor Python's settings for another one are meant.
     foreign = {"VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PIP_REQUIRE_VIRTUALENV"}
     kept = {name: value for name, value in os.environ.items() if name not in foreign}
-    done = subprocess.run(
-        words, cwd=ROOT, env=kept | environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip()
-        raise Failed(f"`{' '.join(words)}` failed ({done.returncode}):\n{said}")
-    return done.stdout
+    began = time.monotonic()
+    with subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=kept | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while True:
+            try:
+                output, errors = process.communicate(timeout=SILENCE_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                say(f"fleet:   {doing}: {time.monotonic() - began:.0f} s")
+    if process.returncode:
+        raise Failed(f"`{' '.join(words)}` failed ({process.returncode}):\n{errors or output}")
+    return output
 
 
 def uv_settings(pip_config: str, environment: Mapping[str, str]) -> dict[str, str]:
@@ -95,10 +111,9 @@ def make_uv() -> Path:
     if not (uv / "bin/uv").exists() or not os.access(uv / "bin/python", os.X_OK):
         shutil.rmtree(uv, ignore_errors=True)
         new = unfinished()
-        say("fleet:   the installer, uv")
-        run(sys.executable, "-m", "venv", new)
+        run(sys.executable, "-m", "venv", new, doing="a place for uv")
         pip = [str(new / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
-        run(*pip, "--quiet", "--require-hashes", "--requirement", UV_LOCK)
+        run(*pip, "--quiet", "--require-hashes", "--requirement", UV_LOCK, doing="uv")
         new.rename(uv)
     return uv
 
@@ -111,16 +126,16 @@ def make(name: str) -> None:
     settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"
     install = [str(uv / "bin/uv"), "pip", "--quiet", "--no-progress"]
     python = ["--python", str(new / "bin/python")]
-    say("fleet:   the packages")
     run(uv / "bin/uv", "venv", "--quiet", "--relocatable", "--python", sys.executable, new)
-    run(*install, "sync", *python, "--require-hashes", "requirements.txt", **settings)
+    lock = ["--require-hashes", "requirements.txt"]
+    run(*install, "sync", *python, *lock, doing="the packages", **settings)
     # The lock has hatchling, so nothing is fetched for this.
     run(*install, "install", *python, "--no-deps", "--no-build-isolation", "--editable", ".")
     (path_file,) = new.glob("lib/python*/site-packages/_superset_fleet.pth")
     path_file.write_text("../../../../src\n")  # where the checkout is now, not where it was then
-    # Some files of packages are no Python of today, so it may "fail".
-    compiler = [str(new / "bin/python"), "-m", "compileall", "-qq", "-j", "0"]
-    subprocess.run([*compiler, "-x", NEVER_IMPORTED, str(path_file.parent)], check=False)
+    compiler = [str(new / "bin/python"), "-m", "compileall", "-qq", "-j", "0", "-x", NEVER_IMPORTED]
+    with contextlib.suppress(Failed):  # some files of packages are no Python of today
+        run(*compiler, path_file.parent, doing="compiling them")
     new.rename(ROOT / name)
     switch(name)
 
