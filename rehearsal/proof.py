@@ -45,10 +45,11 @@ LINT = {
 }
 PACKAGES = {  # Debian's, of each part
     "unit": ["redis-tools", "haproxy"],
-    "harness": ["redis-tools", "postgresql"],
+    "harness": ["redis-tools", "libfaketime", "postgresql"],
     "molecule": ["chromium"],  # sees the pages as a user does
 }
 MACHINES = ("cloud", "molecule")  # parts that need root, and what `up` installs
+SPREAD = ["--numprocesses", "4", "--dist", "worksteal"]  # the harness waits more than it works
 LOW = ["nice", "-n", "19"]  # scenarios wait more than they work; what runs beside takes the rest
 
 
@@ -100,11 +101,11 @@ def prove(chosen: Sequence[str], base: str | None) -> int:
     prepare([*wanted, *(["molecule"] if scenarios else [])])
     # What fails fast comes first. The harness counts in tenths of a second, so it is alone.
     stages = [
-        [*lint_jobs(wanted), *pytest_jobs("unit", "tests/unit", wanted)],
-        pytest_jobs("harness", "tests/harness", wanted),
+        [*lint_jobs(wanted), *pytest_jobs("unit", ["tests/unit"], wanted)],
+        pytest_jobs("harness", [*SPREAD, "tests/harness"], wanted),
         [
             *molecule_jobs(scenarios),
-            *pytest_jobs("cloud", "tests/localcloud", wanted, LOW if scenarios else []),
+            *pytest_jobs("cloud", ["tests/localcloud"], wanted, LOW if scenarios else []),
         ],
     ]
     rows: list[Row] = []
@@ -160,12 +161,12 @@ def lint_jobs(wanted: Iterable[str]) -> list[Job]:
 
 
 def pytest_jobs(
-    part: str, directory: str, wanted: Iterable[str], before: Sequence[str] = ()
+    part: str, arguments: Sequence[str], wanted: Iterable[str], before: Sequence[str] = ()
 ) -> list[Job]:
-    """Return the tests of a directory."""
+    """Return the tests of a part, by pytest with these arguments."""
     if part not in wanted:
         return []
-    words = [*before, "pytest", f"--junitxml={result(part)}", "--durations=20", directory]
+    words = [*before, "pytest", f"--junitxml={result(part)}", "--durations=20", *arguments]
     result(part).unlink(missing_ok=True)
     return [Job(part, Command(part, words))]
 
