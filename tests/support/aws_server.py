@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -126,3 +126,29 @@ def serve() -> Iterator[Aws]:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+def make_subnet(aws: Aws) -> str:
+    """Make a network, and what groups' machines are made from; return the network's id."""
+    ec2 = aws.client("ec2")
+    data = {"ImageId": ec2.register_image(Name="image")["ImageId"], "InstanceType": "t3.micro"}
+    ec2.create_launch_template(LaunchTemplateName="worker", LaunchTemplateData=data)
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    return str(ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/20")["Subnet"]["SubnetId"])
+
+
+def make_worker_group(
+    aws: Aws, subnet: str, name: str, desired: int, high: int, tags: Mapping[str, str]
+) -> None:
+    """Make a worker group of the fleet `superset`, with these tags besides."""
+    tag = {"ResourceId": name, "ResourceType": "auto-scaling-group", "PropagateAtLaunch": True}
+    known = {"fleet": "superset", "role": "celery_worker", "queues": "sql_lab charts", **tags}
+    aws.client("autoscaling").create_auto_scaling_group(
+        AutoScalingGroupName=name,
+        MinSize=0,
+        MaxSize=high,
+        DesiredCapacity=desired,
+        LaunchTemplate={"LaunchTemplateName": "worker", "Version": "1"},
+        VPCZoneIdentifier=subnet,
+        Tags=[tag | {"Key": key, "Value": value} for key, value in known.items()],
+    )

@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 import redis
-from aws_server import REGION, Aws, Reply, autoscaling_error, ordinary, serve
+from aws_server import (
+    REGION,
+    Aws,
+    Reply,
+    autoscaling_error,
+    make_subnet,
+    make_worker_group,
+    ordinary,
+    serve,
+)
 
 from superset_fleet.aws import AwsError
 from superset_fleet.guard.registry import WORKERS, Registry, Worker
@@ -60,18 +69,8 @@ class Rig:
         self, name: str = NAME, desired: int = 0, high: int = 4, tags: Mapping[str, str] = NO_TAGS
     ) -> None:
         """Make a worker group."""
-        tag = {"ResourceId": name, "ResourceType": "auto-scaling-group", "PropagateAtLaunch": True}
-        known = {"fleet": "superset", "role": "celery_worker", "queues": "sql_lab charts", **tags}
-        self.api.create_auto_scaling_group(
-            AutoScalingGroupName=name,
-            MinSize=0,
-            MaxSize=high,
-            DesiredCapacity=desired,
-            LaunchTemplate={"LaunchTemplateName": "worker", "Version": "1"},
-            VPCZoneIdentifier=self.subnet,
-            Tags=[tag | {"Key": key, "Value": value} for key, value in known.items()],
-        )
-
+        assert self.aws
+        make_worker_group(self.aws, self.subnet, name, desired, high, tags)
         self.teach(60, name)
 
     def teach(self, seconds: float, group: str = NAME) -> None:
@@ -152,11 +151,8 @@ def config(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def subnet(aws: Aws) -> str:
     """A network, and what the groups' machines are made from."""
-    ec2 = aws.client("ec2")
-    data = {"ImageId": ec2.register_image(Name="image")["ImageId"], "InstanceType": "t3.micro"}
-    ec2.create_launch_template(LaunchTemplateName="worker", LaunchTemplateData=data)
-    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
-    return str(ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/20")["Subnet"]["SubnetId"])
+    made: str = make_subnet(aws)
+    return made
 
 
 @pytest.fixture

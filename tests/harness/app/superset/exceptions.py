@@ -1,0 +1,5 @@
+"""See superset."""
+
+
+class SupersetParseError(Exception):
+    """SQL cannot be parsed."""

@@ -1,0 +1,5 @@
+"""See superset."""
+
+from json import dumps, loads
+
+__all__ = ["dumps", "loads"]

@@ -1,0 +1,99 @@
+"""What queries need besides workers fails for a while."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+
+from jobs import KINDS, send
+from rig import TIMES, Fleet, Query
+from waiting import until
+
+
+def restarts(fleet: Fleet, _: float) -> Query:
+    fleet.base.coordination.stop()
+    fleet.base.coordination.start()
+    return fleet.send("select 1")
+
+
+def is_away(fleet: Fleet, seconds: float) -> Query:
+    fleet.base.coordination.stop()
+    try:
+        began = time.monotonic()
+        refused = fleet.send("select 1")
+        assert refused.status == "refused"
+        assert "broker" in refused.error
+        rows = fleet.base.postgres.sql(
+            "superset",
+            "select status, error_message from query where client_id = %s",
+            refused.client_id,
+        )
+        assert rows == [("failed", refused.error)]
+        time.sleep(max(0.0, seconds - (time.monotonic() - began)))
+    finally:
+        fleet.base.coordination.start()
+    return refused
+
+
+def is_silent(fleet: Fleet, seconds: float) -> Query:
+    with ThreadPoolExecutor(1) as pool:
+        with fleet.base.coordination.silent():
+            # Its packets come through in the end, or its sender gives up.
+            late = pool.submit(fleet.send, "select 1")
+            time.sleep(seconds)
+        return late.result()
+
+
+OUTAGES: list[Callable[[Fleet, float], Query]] = [restarts, is_away, is_silent]
+
+
+def test_running_queries_outlive_outages_of_the_coordination_redis(
+    fleet: Fleet, dice: Random
+) -> None:
+    jobs = [send(fleet, kind) for kind in dice.sample(KINDS, 3)]
+    for job in jobs:
+        job.runs()
+    # Longer than a worker may be silent.
+    doubtful = [
+        outage(fleet, dice.uniform(1.1, 1.6) * TIMES.silent_seconds)
+        for outage in dice.sample(OUTAGES, 2)
+    ]
+    fleet.wait_for_takers(*fleet.workers)
+    fleet.let_go(*(job.name for job in jobs))
+    for job in jobs:
+        job.succeeds(number=1, runs=1)
+    for query in doubtful:
+        fleet.wait([query])
+        assert query.status in ("success", "refused"), query
+    (after,) = fleet.wait([fleet.send("select 1")])
+    assert fleet.rows(after) == [[1]]
+
+
+def test_every_query_ends_though_the_databases_restart(fleet: Fleet, dice: Random) -> None:
+    """Those that it is about, and the one of Superset."""
+    jobs = [send(fleet, kind) for kind in ["select", "insert", *dice.sample(KINDS, 2)]]
+    for job in jobs:
+        job.runs()
+        fleet.number(job.name, 2)
+    time.sleep(dice.uniform(0, 0.3))
+    fleet.base.postgres.stop(dice.choice([signal.SIGINT, signal.SIGQUIT]))
+    fleet.base.postgres.start()
+    fleet.connect()
+    for job in jobs:
+        if job.query is None:
+            assert fleet.wait_for_chart(job.chart)["status"] in ("done", "error")
+            continue
+        fleet.wait([job.query])
+        if job.reads and job.query.status == "success":
+            assert fleet.rows(job.query) == [[2]]
+            continue
+        assert job.query.status == "failed", job.query
+        assert job.query.error
+        assert job.reads or fleet.runs(job.query) == 1
+        assert job.name not in fleet.written()
+    until(fleet.answers, "the web process has its database again")
+    (after,) = fleet.wait([fleet.send("select 1")])
+    assert fleet.rows(after) == [[1]]
