@@ -15,7 +15,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "molecule"))  # the ledger's SQL is the same
 
-from rig import Base, Fleet
+pytest.register_assert_rewrite("jobs", "rig")
+
+from rig import Base, Fleet  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

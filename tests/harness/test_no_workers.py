@@ -62,28 +62,6 @@ def test_a_stopping_worker_ends_what_it_runs_and_takes_no_more(fleet: Fleet, dic
     assert [worker.process.wait() for worker in (first, second)] == [0, 0]
 
 
-def test_a_stopping_worker_gives_back_at_once_what_it_does_not_run(
-    begin: Callable[..., Fleet], dice: Random
-) -> None:
-    fleet = begin()
-    fleet.start_watchdog()
-    first = fleet.start_worker("vm-1")
-    jobs = [send(fleet, dice.choice(KINDS)) for _ in range(SLOTS)]
-    for job in jobs:
-        job.runs()
-    waiting = [send(fleet, dice.choice(KINDS)) for _ in range(dice.randint(1, 3))]
-    fleet.start_worker("vm-2", wait=False)
-    time.sleep(dice.uniform(0, 0.5))
-    first.stop()
-    for job in waiting:
-        assert fleet.machine(job.runs()) == "vm-2"
-    assert first.process.status is None
-    fleet.let_go(*(job.name for job in [*jobs, *waiting]))
-    for job in [*jobs, *waiting]:
-        job.succeeds(number=1, runs=1)
-    assert first.process.wait() == 0
-
-
 def test_without_a_worker_queries_and_charts_are_refused_in_the_answer_and_anybody_can_see_that(
     begin: Callable[..., Fleet], dice: Random
 ) -> None:

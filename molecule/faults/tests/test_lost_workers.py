@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-import pytest
-from shared.fleet import WORKER, Fleet, wait
+from shared.fleet import Fleet, wait
 from shared.ledger import History
 from shared.machines import Machine
 from shared.users import Query, User
@@ -76,50 +75,6 @@ def test_of_what_a_killed_worker_ran_only_what_reads_is_run_again(
     measure("worker killed: INSERT, script and CTAS are failed", worst - died)
 
 
-def kill_children(machine: Machine) -> None:
-    """End the processes of a worker that run tasks, as the kernel does that runs out of memory."""
-    machine.run(f"pkill -KILL -P $(systemctl show --property MainPID --value {WORKER})")
-
-
-def test_what_a_killed_process_ran_is_run_again_if_it_only_reads(
-    fleet: Fleet, user: User, dataset: int, both: Both, only_on: OnlyOn, history: Tell
-) -> None:
-    with only_on(both[0]):
-        reading = user.send(f"select {fleet.pace('child', 60)} as seconds")
-        writing = user.send(insert(fleet, "child inserted", 60))
-        fleet.pace("chart", 60)
-        chart = user.ask_chart(dataset, "seconds")
-        for job in (f"query:{reading.id}", f"query:{writing.id}", f"chart:{chart}"):
-            assert fleet.wait_for_run(job) == both[0]
-    for name in ("child", "chart"):
-        fleet.pace(name, 0.1)
-    kill_children(both[0])
-    user.wait([reading, writing])
-    event = user.wait_for_chart(chart)
-    assert reading.status == "success", reading
-    assert user.rows(reading) == [{"seconds": 0.1}]
-    assert event["status"] == "done", event
-    assert user.chart_rows(event) == [{"seconds": 0.1}]
-    assert user.events(chart) == [event]
-    assert writing.status == "failed", writing
-    assert NOT_AGAIN in writing.error
-    assert len(history(writing).runs) == 1
-
-
-def cut_off(fleet: Fleet, machine: Machine) -> AbstractContextManager[None]:
-    redis = fleet.facts["redis_address"], fleet.facts["redis_coordination_port"]
-    return machine.cut_off(*redis)
-
-
-def paused(_: Fleet, machine: Machine) -> AbstractContextManager[None]:
-    return machine.paused(WORKER)
-
-
-def main_process_paused(_: Fleet, machine: Machine) -> AbstractContextManager[None]:
-    return machine.paused(WORKER, "main")
-
-
-@pytest.mark.parametrize("silence", [cut_off, paused, main_process_paused])
 def test_a_worker_that_was_silent_for_long_finishes_nothing_that_was_taken_from_it(
     fleet: Fleet,
     user: User,
@@ -127,10 +82,10 @@ def test_a_worker_that_was_silent_for_long_finishes_nothing_that_was_taken_from_
     both: Both,
     only_on: OnlyOn,
     history: Tell,
-    silence: Callable[[Fleet, Machine], AbstractContextManager[None]],
 ) -> None:
+    """Its packets to Redis are lost; processes that stand still are the harness' matter."""
     silent, other = both
-    name = silence.__name__
+    name = "cut off"
     # Long enough to be taken over, and short enough to end when the worker is back.
     seconds = 15
     with only_on(silent):
@@ -142,7 +97,7 @@ def test_a_worker_that_was_silent_for_long_finishes_nothing_that_was_taken_from_
             assert fleet.wait_for_run(job) == silent
     for paced in (name, "chart"):
         fleet.pace(paced, 0.1)
-    with silence(fleet, silent):
+    with silent.cut_off(fleet.facts["redis_address"], fleet.facts["redis_coordination_port"]):
         user.wait([reading, writing])
         event = user.wait_for_chart(chart)
     assert reading.status == "success", reading
@@ -160,16 +115,3 @@ def test_a_worker_that_was_silent_for_long_finishes_nothing_that_was_taken_from_
     with only_on(silent):
         (after,) = user.wait([user.send("select 1 as one")])
     assert (after.status, after.host) == ("success", silent.host)
-
-
-def test_a_worker_that_was_silent_for_a_moment_goes_on(
-    fleet: Fleet, user: User, both: Both, only_on: OnlyOn, history: Tell
-) -> None:
-    with only_on(both[0]):
-        query = user.send(f"select {fleet.pace('moment', 4)} as seconds")
-        assert fleet.wait_for_run(f"query:{query.id}") == both[0]
-    with both[0].paused(WORKER):
-        wait("a beat is late", lambda: not fleet.beating(both[0]))
-    user.wait([query])
-    assert query.status == "success", query
-    assert len(history(query).runs) == 1

@@ -4,68 +4,15 @@ import time
 from collections.abc import Callable, Iterable
 
 import requests
-from shared.fleet import WORKER, Fleet, wait
+from shared.fleet import Fleet, wait
 from shared.ledger import History
-from shared.machines import Machine
 from shared.users import Query, User
 
-Both = tuple[Machine, Machine]
 Measure = Callable[[str, float], None]
 Tell = Callable[[Query], History]
 Release = Callable[[Iterable[Query]], None]
 
 NO_WORKER = "No worker takes queries from the queue 'sql_lab'"
-
-
-def test_a_query_that_waits_can_be_stopped_and_never_runs(
-    user: User, both: Both, fill: Callable[..., list[Query]], history: Tell
-) -> None:
-    blockers = fill(*both)
-    waiting = user.send("select 1 as one")
-    assert user.look(waiting).status == "pending"
-    user.stop(waiting)
-    for query in blockers:
-        user.stop(query)
-    user.wait([waiting, *blockers])
-    assert {query.status for query in [waiting, *blockers]} == {"stopped"}
-    # A later one has gone the same way by then, so it would have run.
-    (later,) = user.wait([user.send("select 2 as two")])
-    assert user.rows(later) == [{"two": 2}]
-    assert history(waiting).runs == []
-
-
-def test_a_stopping_worker_ends_what_it_runs_and_takes_no_more(
-    fleet: Fleet, user: User, both: Both, history: Tell, measure: Measure
-) -> None:
-    first, second = both
-    running = [user.send(f"select {fleet.pace('drain', 20)} as seconds")]
-    place = fleet.wait_for_run(f"query:{running[0].id}")
-    if place != first:
-        first, second = second, first
-    drain(fleet, first)
-    sent = [user.send("select 1 as one") for _ in range(5)]
-    user.wait(sent)
-    assert {(query.status, query.host) for query in sent} == {("success", second.host)}
-    assert [user.rows(query) for query in sent] == 5 * [[{"one": 1}]]
-    running.append(user.send(f"select {fleet.pace('drain', 6)} as seconds"))
-    assert fleet.wait_for_run(f"query:{running[1].id}") == second
-    drain(fleet, second)
-    refused = user.send("select 1 as one")
-    assert refused.status == "refused"
-    assert NO_WORKER in refused.error
-    user.wait(running)
-    assert [query.status for query in running] == ["success", "success"]
-    assert [user.rows(query) for query in running] == [[{"seconds": 20}], [{"seconds": 6}]]
-    assert [len(history(query).runs) for query in running] == [1, 1]
-
-
-def drain(fleet: Fleet, machine: Machine) -> None:
-    """Stop a worker, and wait until it has said that it takes no more, and has left its queues."""
-    left = f"journalctl --quiet --unit {WORKER} --grep event=left_queues --lines 1 || true"
-    before = machine.run(left)
-    machine.run(f"systemctl stop --no-block {WORKER}")
-    wait("it drains", lambda: [each.draining for each in fleet.beating(machine).values()] == [True])
-    wait("it has left its queues", lambda: machine.run(left) != before, 10)
 
 
 def test_without_a_worker_queries_and_charts_are_refused_in_the_answer(

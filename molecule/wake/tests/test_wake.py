@@ -1,25 +1,19 @@
 """A query may wait for a worker that is not there yet, and for none that nobody starts."""
 
 import re
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from shared.fleet import QUEUES, Fleet, observed, operator, wait
+from shared.fleet import QUEUES, Fleet, observed, wait
 from shared.groups import BOOT_SECONDS, LEAVE_SECONDS, Group, localcloud
 from shared.ledger import History
 from shared.machines import Machine
-from shared.users import ENDED, Query, User
-
-from superset_fleet.guard.registry import WAKE_SECONDS, Wake
-from superset_fleet.watchdog import UNSTARTED_SECONDS
+from shared.users import Query, User
 
 Health = Callable[[], dict[str, Any]]
-SCALER = "fleet-scaler"  # unit
 WAKE_TIMEOUT_SECONDS = 75  # as this scenario sets it
 ASKED = re.compile(r"one was asked for at 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC")
 
@@ -46,18 +40,14 @@ def workers() -> Iterator[Group]:
 
 
 @pytest.fixture
-def asleep(fleet: Fleet, workers: Group) -> Iterator[Group]:
+def asleep(fleet: Fleet, workers: Group) -> Group:
     """The group of workers, with none in it, and a scaler that would start one."""
-    start(fleet)
-    hold("--release")
     workers.resize(MaxSize=2)
     workers.want(0)
     wait("no worker is left", lambda: not workers.members(), LEAVE_SECONDS)
     wait("nobody takes queries", lambda: not fleet.takers())
     wait("the scaler would start one", lambda: all(word(fleet, each) == "ready" for each in QUEUES))
-    yield workers
-    start(fleet)
-    hold("--release")
+    return workers
 
 
 @pytest.fixture(autouse=True)
@@ -76,44 +66,6 @@ def word(fleet: Fleet, queue: str = "sql_lab") -> str:
     """Return what the scaler says of a queue, '' for nothing."""
     wake = fleet.registry.queue(queue).wake
     return wake.state if wake else ""
-
-
-def hold(*options: str) -> None:
-    """Let the scaler change no size, or let it again."""
-    status, said = operator("scale", *options)
-    assert status == 0, said
-
-
-def start(fleet: Fleet) -> None:
-    """Let all scalers run."""
-    for machine in fleet.of("scheduler"):
-        machine.run(f"systemctl start {SCALER}")
-
-
-def stop(*machines: Machine) -> None:
-    """End scalers at once, so that none says good-bye."""
-    for machine in machines:
-        machine.run(f"systemctl kill --signal KILL {SCALER}; systemctl stop {SCALER}")
-
-
-def leader(fleet: Fleet) -> Machine:
-    """Return the machine whose scaler was the last to begin to lead."""
-    journal = f"journalctl --unit {SCALER} --output short-unix --grep event=leads --reverse"
-    began = {}
-    for machine in fleet.of("scheduler"):
-        if line := machine.run(f"{journal} --lines 1 --quiet", check=False):
-            began[float(line.split()[0])] = machine
-    return began[max(began)]
-
-
-@contextmanager
-def without_scalers(fleet: Fleet) -> Iterator[None]:
-    """Let no scaler run; what the last one said stands for a while."""
-    stop(*fleet.of("scheduler"))
-    try:
-        yield
-    finally:
-        start(fleet)
 
 
 def shown(user: User, query: Query) -> str:
@@ -152,37 +104,6 @@ def history(fleet: Fleet, query: Query) -> History:
     return fleet.ledger.histories([query.client_id])[query.client_id]
 
 
-def test_a_query_wakes_a_worker_and_runs_when_it_is_there(
-    fleet: Fleet,
-    user: User,
-    asleep: Group,
-    health: Health,
-) -> None:
-    assert health()["code"] == 200
-    query = user.send("select 1 as one")
-    assert query.status == "pending", query
-    wait("the scaler asks for one", lambda: asleep.members())
-    told = wait("SQL Lab says so", lambda: shown(user, query), timeout=10)
-    assert ASKED.search(told), told
-    state = wait("the notice says so", lambda: health(), timeout=5)["queues"]["sql_lab"]
-    assert state["workers"] == 0 and state["wakes"] and state["starting_seconds"] < 30, state
-    newcomer(fleet, asleep)
-    user.wait([query], BOOT_SECONDS)
-    assert user.rows(query) == [{"one": 1}]
-    assert len(history(fleet, query).runs) == 1
-    assert shown(user, query) == ""
-
-
-def test_a_chart_wakes_a_worker_too(fleet: Fleet, user: User, asleep: Group) -> None:
-    dataset = user.make_dataset("woken", "select 1 as one")
-    try:
-        chart = user.ask_chart(dataset, "one")
-        event = user.wait_for_chart(chart, BOOT_SECONDS)
-        assert event["status"] == "done", event
-    finally:
-        user.remove_dataset(dataset)
-
-
 def test_a_query_is_refused_with_the_reason_where_no_worker_can_be_started(
     fleet: Fleet, user: User, asleep: Group, health: Health
 ) -> None:
@@ -194,67 +115,32 @@ def test_a_query_is_refused_with_the_reason_where_no_worker_can_be_started(
     assert wait("anybody sees it", lambda: health()["lacking"], 5)
 
 
-def test_a_scaler_that_is_held_starts_no_worker(fleet: Fleet, user: User, asleep: Group) -> None:
-    hold("--hold", "a test")
-    wait("the scaler says so", lambda: word(fleet) == "cannot")
-    refused = user.send("select 1 as one")
-    assert refused.status == "refused"
-    assert "a test" in refused.error
-
-
-def test_a_query_that_waits_for_a_worker_can_be_stopped(
-    fleet: Fleet, user: User, asleep: Group
+def test_a_query_wakes_a_worker_and_runs_when_it_is_there_and_one_that_was_stopped_does_not(
+    fleet: Fleet,
+    user: User,
+    asleep: Group,
+    health: Health,
 ) -> None:
+    wait("anybody sees that queries are taken", lambda: health()["code"] == 200, 5)
     query = user.send("select 1 as one")
-    user.stop(query)
-    assert user.look(query).status == "stopped"
+    assert query.status == "pending", query
+    stopped = user.send("select 2 as two")
+    user.stop(stopped)
+    assert user.look(stopped).status == "stopped"
+    wait("the scaler asks for one", lambda: asleep.members())
+    told = wait("SQL Lab says so", lambda: shown(user, query), timeout=10)
+    assert ASKED.search(told), told
+    state = wait("the notice says so", lambda: health(), timeout=5)["queues"]["sql_lab"]
+    assert state["workers"] == 0 and state["wakes"] and state["starting_seconds"] < 30, state
     newcomer(fleet, asleep)
-    (later,) = user.wait([user.send("select 2 as two")])
-    assert user.rows(later) == [{"two": 2}]
-    assert history(fleet, query).runs == []
-
-
-def test_another_scaler_goes_on_where_the_leading_one_dies(
-    fleet: Fleet, user: User, asleep: Group
-) -> None:
-    assert len(fleet.of("scheduler")) > 1
-    query = user.send("select 1 as one")
-    stop(leader(fleet))
     user.wait([query], BOOT_SECONDS)
     assert user.rows(query) == [{"one": 1}]
-
-
-def test_without_any_scaler_what_waits_fails_and_nothing_more_is_taken(
-    fleet: Fleet, user: User, asleep: Group
-) -> None:
-    with without_scalers(fleet):
-        query = user.send("select 1 as one")
-        if query.status == "refused":
-            pytest.fail(f"the last word had lapsed: {query.error}")
-        user.wait([query], WAKE_SECONDS + UNSTARTED_SECONDS + 15)
-        assert query.status == "failed"
-        assert "the scaler, which would start one, is silent" in query.error
-        assert user.send("select 1 as one").status == "refused"
-
-
-def test_a_query_fails_with_the_truth_when_no_worker_comes_in_time(
-    fleet: Fleet, user: User, asleep: Group
-) -> None:
-    with without_scalers(fleet):
-        # The word of a scaler whose machine never comes up.
-        says = Wake(asleep.name, "starting", fleet.registry.now(), 1, "a machine that hangs")
-
-        def ended() -> bool:
-            fleet.registry.wakes({"sql_lab": says})
-            return user.look(query).status in ENDED
-
-        fleet.registry.wakes({"sql_lab": says})
-        query = user.send("select 1 as one")
-        wait("it fails", ended, WAKE_TIMEOUT_SECONDS + 30)
-        assert time.time() - query.sent_at >= WAKE_TIMEOUT_SECONDS
-        assert query.status == "failed"
-        assert ASKED.search(query.error) and "a machine that hangs" in query.error
-        assert history(fleet, query).runs == []
+    assert len(history(fleet, query).runs) == 1
+    assert shown(user, query) == ""
+    # A later one has gone the same way by then, so it would have run.
+    (later,) = user.wait([user.send("select 3 as three")])
+    assert user.rows(later) == [{"three": 3}]
+    assert history(fleet, stopped).runs == []
 
 
 def test_what_dies_with_the_worker_that_was_woken_waits_for_the_next_one(
