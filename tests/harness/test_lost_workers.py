@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 from jobs import KINDS, READING, WRITING, Job, send
-from rig import TIMES, Fleet, Worker, machine_of
+from rig import TIMES, Fleet, Worker
 from waiting import until
 
 from superset_fleet.guard.registry import Run
@@ -26,9 +26,9 @@ def send_some(fleet: Fleet, dice: Random) -> list[Job]:
 def meet(fleet: Fleet, dice: Random, jobs: list[Job]) -> tuple[Worker, str, dict[str, Run]]:
     """Wait until jobs run; return a worker that has some, the other one, and the runs it has."""
     runs = {job.id: job.runs() for job in jobs}
-    victim = dice.choice(sorted(machine_of(run.worker) for run in runs.values()))
+    victim = dice.choice(sorted(fleet.machine(run) for run in runs.values()))
     (other,) = fleet.workers.keys() - {victim}
-    hit = {job: run for job, run in runs.items() if machine_of(run.worker) == victim}
+    hit = {job: run for job, run in runs.items() if fleet.machine(run) == victim}
     return fleet.workers[victim], other, hit
 
 
@@ -44,8 +44,8 @@ def end_as_they_should(fleet: Fleet, jobs: list[Job], hit: Mapping[str, Run]) ->
             job.is_given_up()
 
 
-@pytest.mark.parametrize("how", [Worker.kill, Worker.cut_power])
-def test_of_what_a_dead_worker_ran_only_what_reads_is_run_again(
+@pytest.mark.parametrize("how", [Worker.kill, Worker.cut_power, Worker.kill_children])
+def test_of_what_a_worker_ran_that_dies_only_what_reads_is_run_again(
     fleet: Fleet, dice: Random, how: Callable[[Worker], None]
 ) -> None:
     jobs = send_some(fleet, dice)
@@ -56,22 +56,9 @@ def test_of_what_a_dead_worker_ran_only_what_reads_is_run_again(
     how(victim)
     for job in jobs:
         if job.id in hit and job.reads:
-            assert machine_of(job.is_run_again(hit[job.id]).worker) == other
-    end_as_they_should(fleet, jobs, hit)
-
-
-def test_what_a_killed_process_ran_is_run_again_if_it_only_reads(
-    fleet: Fleet, dice: Random
-) -> None:
-    jobs = send_some(fleet, dice)
-    victim, _, hit = meet(fleet, dice, jobs)
-    for job in jobs:
-        fleet.number(job.name, 2)
-    time.sleep(dice.uniform(0, LONGEST_JITTER_SECONDS))
-    victim.kill_children()
-    for job in jobs:
-        if job.id in hit and job.reads:
-            job.is_run_again(hit[job.id])
+            again = job.is_run_again(hit[job.id])
+            # A worker whose processes were killed has others.
+            assert how is Worker.kill_children or fleet.machine(again) == other
     end_as_they_should(fleet, jobs, hit)
 
 
@@ -127,7 +114,7 @@ def test_a_worker_that_was_silent_for_long_finishes_nothing_that_was_taken_from_
     with silence(silent):
         for job in jobs:
             if job.id in hit and job.reads:
-                assert machine_of(job.is_run_again(hit[job.id]).worker) == other
+                assert fleet.machine(job.is_run_again(hit[job.id])) == other
             elif job.id in hit:
                 job.is_given_up()
         if within:
