@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import requests
-from support import Play, Query
+from shared.fleet import Fleet
+from support import Ask, Play, Query
 
 from superset_fleet.ansible import ROOT, run_module, template
 
@@ -41,6 +42,22 @@ def stranger(facts: dict[str, Any], authority: str) -> Iterator[requests.Session
 def url(facts: dict[str, Any]) -> str:
     """Superset's address."""
     return str(facts["superset_url"])
+
+
+@pytest.fixture
+def health(stranger: requests.Session, url: str) -> Ask:
+    """Ask for the state of queues as anybody may."""
+
+    def ask(**question: Any) -> requests.Response:
+        return stranger.get(f"{url}/fleet/health", params=question, timeout=30)
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Fleet:
+    """The fleet's machines."""
+    return Fleet()
 
 
 @pytest.fixture(scope="session")

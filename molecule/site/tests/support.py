@@ -1,36 +1,41 @@
-"""What the tests of the whole fleet share besides fixtures: their types, and faults to inject."""
+"""What the tests of the whole fleet share besides fixtures."""
 
+import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from superset_fleet.ansible import run_module
+import requests
+from shared.machines import Machine
 
+Ask = Callable[..., requests.Response]
 Play = Callable[..., subprocess.CompletedProcess[str]]
 Query = Callable[[str], dict[str, Any]]
+# Options for a canary whose query does not come back.
+BRIEF = ("--extra-vars", "canary_timeout_seconds=20")
 
 
 @contextmanager
-def stopped(hosts: str, unit: str) -> Iterator[None]:
-    """Stop a unit of some machines, and start it again in the end."""
-    module = "ansible.builtin.systemd_service"
-    run_module(hosts, module, {"name": unit, "state": "stopped"}, become=True)
+def replaced(machine: Machine, path: str, pattern: str, replacement: str) -> Iterator[None]:
+    """Change what a pattern matches in a file of a machine; put the file back in the end."""
+    change = shlex.quote(f"s|{pattern}|{replacement}|")
+    machine.run(f"cp -a {path} {path}.before; sed -i -E {change} {path}")
     try:
+        machine.run(f"! cmp -s {path} {path}.before")
         yield
     finally:
-        run_module(hosts, module, {"name": unit, "state": "started"}, become=True)
+        machine.run(f"mv {path}.before {path}")
 
 
-@contextmanager
-def replaced(hosts: str, path: str, pattern: str, replacement: str) -> Iterator[None]:
-    """Change what a pattern matches in a file of some machines; put the file back in the end."""
-    copy = f"{path}.before"
-    shell = "ansible.builtin.shell"
-    run_module(hosts, shell, {"cmd": f"cp -a {path} {copy}"}, become=True)
-    try:
-        options = {"path": path, "regexp": pattern, "replace": replacement}
-        run_module(hosts, "ansible.builtin.replace", options, become=True)
-        yield
-    finally:
-        run_module(hosts, shell, {"cmd": f"mv {copy} {path}"}, become=True)
+def banner(url: str, directory: Path) -> str:
+    """Return what the login page tells of workers in a browser, after ten seconds of its time."""
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--ignore-certificate-errors", f"--user-data-dir={directory}"]
+    command += ["--virtual-time-budget=10000", f"{url}/login/"]
+    page = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    found = re.search(r'<div id="fleet-banner" role="alert"[^>]*>([^<]*)</div>', page)
+    assert found, page
+    return found[1]

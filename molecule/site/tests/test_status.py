@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from shared.fleet import operator, wait
-from support import stopped
+from shared.fleet import Fleet, operator, wait
 
 from superset_fleet.ansible import ROOT
 
@@ -45,8 +44,8 @@ def test_programs_get_every_machine_with_its_release() -> None:
     assert all(one["version"] for one in said["instances"] if one["group"])
 
 
-def test_who_does_not_answer_is_named_and_the_rest_is_shown() -> None:
-    with stopped("haproxy", "haproxy"):
+def test_who_does_not_answer_is_named_and_the_rest_is_shown(fleet: Fleet) -> None:
+    with fleet.one("haproxy").without("haproxy"):
         shown = status()
     assert shown.returncode == 1
     assert "! not known: HAProxy on" in shown.stdout
