@@ -130,7 +130,9 @@ def test_a_machine_has_the_facts_that_ansible_writes_and_tells_nobody(
         assert secret not in journal
 
 
-def test_a_scheduler_waits_for_the_lead_by_itself(newcomers: dict[str, Machine]) -> None:
+def test_a_scheduler_waits_for_the_lead_by_itself(
+    newcomers: dict[str, Machine], groups: dict[str, Group]
+) -> None:
     machine = newcomers["waits"]
     units = "celery-beat superset-watchdog"
     wait(
@@ -138,6 +140,7 @@ def test_a_scheduler_waits_for_the_lead_by_itself(newcomers: dict[str, Machine])
         lambda: set(machine.run(f"systemctl is-active {units}", check=False).split()) == {"active"},
         BOOT_SECONDS,
     )
+    groups["scheduler"].remove(machine)
 
 
 def test_a_worker_knows_its_machine_and_group(new_worker: Machine, workers: Group) -> None:
