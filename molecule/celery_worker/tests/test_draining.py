@@ -107,14 +107,8 @@ def test_a_drained_worker_that_is_told_to_stop_ends_its_query_first(fleet, busy)
 def test_a_worker_that_stops_gives_back_at_once_what_it_does_not_run(fleet, busy):
     """A report whose time has not come is taken by another worker, not an hour later."""
     machine, user, query = busy
-    other = next(each for each in fleet.workers if each != machine)
     fleet.want_workers(machine)
-    sent = other.run(
-        "SUPERSET_CONFIG_PATH=/etc/superset/superset_config.py"
-        " SUPERSET_FACTS=/etc/superset/facts.json"
-        " /opt/superset/venv/bin/celery --app superset.tasks.celery_app:app"
-        " call reports.scheduler --queue default --countdown 3600 2>/dev/null"
-    ).splitlines()[-1]
+    sent = fleet.publish("reports.scheduler", "default", countdown=3600)
     wait("it holds the task", lambda: sent in fleet.unconfirmed())
     machine.run(f"systemctl stop --no-block {WORKER}")
     wait("it has given it back", lambda: sent not in fleet.unconfirmed(), 10)
