@@ -254,10 +254,17 @@ def takers(
     Those without queues of their own take from `queues`.
     """
     return {
-        name: group.get("queues", queues)
+        name: taken
         for name, group in groups.items()
-        if role_of(name, group) == WORKER_ROLE and int(group["max"])
+        if (taken := queues_of(name, group, queues)) is not None and int(group["max"])
     }
+
+
+def queues_of(
+    name: str, group: Mapping[str, Any], queues: Collection[str]
+) -> Collection[str] | None:
+    """Return what a group takes tasks from, by default `queues`; None where it has no workers."""
+    return group.get("queues", queues) if role_of(name, group) == WORKER_ROLE else None
 
 
 def misplaced_queues(taken: Mapping[str, Collection[str]], browser: bool, slots: int) -> list[str]:

@@ -1,5 +1,6 @@
 """The conventions that a machine can hold."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,23 @@ def test_every_scenario_s_tests_are_run(tests: Path) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_every_role_has_a_scenario_of_its_name(role: str) -> None:
     assert role in SCENARIOS
+
+
+@pytest.mark.parametrize(
+    "module", sorted((ROOT / "library").glob("*.py")), ids=lambda path: path.stem
+)
+def test_every_module_says_what_it_does_in_words_that_ansible_can_read(module: Path) -> None:
+    said = {
+        node.targets[0].id: yaml.safe_load(str(node.value.value))
+        for node in ast.parse(module.read_text()).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        and node.targets[0].id in ("DOCUMENTATION", "EXAMPLES", "RETURN")
+    }
+    assert said["DOCUMENTATION"]["module"] == module.stem
+    assert all(option["description"] for option in said["DOCUMENTATION"]["options"].values())
+    assert {"EXAMPLES", "RETURN"} <= said.keys()
 
 
 def test_only_the_topology_file_reads_the_inventory() -> None:
