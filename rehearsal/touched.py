@@ -76,7 +76,6 @@ RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("library/haproxy_*.py", (*DEPLOYED, "fleetd", "haproxy", "scale", "upgrade")),
     ("library/image_secrets.py", (*CODE, "bake", "site", "upgrade")),
     ("library/scaler_hold.py", (*DEPLOYED, "scaler", "upgrade")),
-    ("library/scaling_policies.py", (*DEPLOYED, "scaler")),
     ("library/warehouse_tables.py", (*DEPLOYED, "warehouse")),
     ("playbooks/**", ALL),
     ("library/**", ALL),

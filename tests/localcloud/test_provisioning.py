@@ -291,7 +291,10 @@ def test_a_group_comes_with_its_hook_and_its_machines(
     run: Run, cloud: LocalCloud, templates: dict[str, Any]
 ) -> None:
     """CreateAutoScalingGroup, with LifecycleHookSpecificationList."""
-    profiles = {"superset_web": [], "celery_worker": []}  # else no machine can start
+    profiles: dict[str, list[str]] = {
+        "superset_web": [],
+        "celery_worker": [],
+    }  # else no machine can start
     run("instance_profiles", fleet="groups", permissions=profiles)
     run("launch_templates", **templates)
     size = {"min": 0, "desired": 1, "max": 2}
