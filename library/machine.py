@@ -1,14 +1,14 @@
 #!/usr/bin/python
-"""Tell what a machine is and what it carries, and refuse one that the fleet cannot run on."""
+"""Tell what a machine is and carries, and why the fleet cannot run on it where that is so."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: machine
-short_description: Tell what a machine is and carries, and refuse one that the fleet cannot run on
+short_description: Tell what a machine is and carries, and whether the fleet can run on it
 description:
   - Reads at once what plays want to know of a machine.
-  - Fails, with the remedy, unless it is a Debian 12 with enough free disk.
+  - Says why, with the remedy, the fleet cannot run on one that is no Debian 12 or has a full disk.
   - Changes nothing, so it runs in check mode too.
 options:
   free_disk_mb:
@@ -40,6 +40,7 @@ ansible_facts:
       memory_mb: 3800
       free_disk_mb: 9000
       installed: {superset: 0a1b2c}
+      refusal: ""
 """
 
 import json
@@ -101,8 +102,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     machine = read(Path(module.params["record"]))
-    if reason := refusal(machine, module.params["free_disk_mb"]):
-        module.fail_json(msg=reason)
+    machine["refusal"] = refusal(machine, module.params["free_disk_mb"])
     module.exit_json(changed=False, ansible_facts={"fleet_machine": machine})
 
 

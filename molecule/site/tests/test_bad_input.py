@@ -67,10 +67,10 @@ def test_machines_that_cannot_be_used_are_named_before_others_are_changed(
     source.write_text(yaml.safe_dump({"superset_web": {"hosts": ghost}}))
     inventories = ["--inventory", "inventory/local.asg.yml", "--inventory", str(source)]
     old = fleet.one("celery_worker")
-    with replaced(old, "/etc/debian_version", "^12", "11"):
+    with replaced(old, "/usr/lib/os-release", 'ID="12"', 'ID="11"'):
         output = refused(play, *inventories)
     assert "ghost (127.0.0.2) cannot be reached" in output
-    assert f"{old.name} runs Debian 11; the fleet runs on Debian 12 only" in output
+    assert f"{old.host} runs Debian 11; the fleet runs on Debian 12 only" in output
 
 
 def test_a_port_that_something_else_holds_is_refused_with_its_holder(
