@@ -291,11 +291,9 @@ def test_a_group_comes_with_its_hook_and_its_machines(
     run: Run, cloud: LocalCloud, templates: dict[str, Any]
 ) -> None:
     """CreateAutoScalingGroup, with LifecycleHookSpecificationList."""
-    profiles: dict[str, list[str]] = {
-        "superset_web": [],
-        "celery_worker": [],
-    }  # else no machine can start
-    run("instance_profiles", fleet="groups", permissions=profiles)
+    statement = {"Effect": "Allow", "Action": ["ec2:DescribeInstances"], "Resource": "*"}
+    profiles = {"superset_web": [statement], "celery_worker": [statement]}
+    run("instance_profiles", fleet="groups", permissions=profiles)  # else no machine can start
     run("launch_templates", **templates)
     size = {"min": 0, "desired": 1, "max": 2}
     options = {
