@@ -293,7 +293,9 @@ def test_a_group_comes_with_its_hook_and_its_machines(
     """CreateAutoScalingGroup, with LifecycleHookSpecificationList."""
     statement = {"Effect": "Allow", "Action": ["ec2:DescribeInstances"], "Resource": "*"}
     profiles = {"superset_web": [statement], "celery_worker": [statement]}
-    run("instance_profiles", fleet="groups", permissions=profiles)  # else no machine can start
+    # Else no machine can start.
+    run("instance_profiles", fleet="groups", permissions=profiles)
+    cloud.ec2.create_key_pair(KeyName="groups")
     run("launch_templates", **templates)
     size = {"min": 0, "desired": 1, "max": 2}
     options = {
