@@ -64,13 +64,16 @@ def test_no_request_is_lost_when_an_operator_drains_a_machine_and_lets_it_in_aga
 
 
 def test_no_request_is_lost_when_web_servers_are_restarted_one_after_the_other(
-    webs, users, in_rotation
+    webs, users, in_rotation, fact
 ):
-    """The first one after it was drained, which its start takes back."""
+    """Each serves on until HAProxy has noticed; a start takes back that the first was drained."""
     with users() as load:
         assert operator("drain", webs[0].name)[0] == 0
         for machine in webs:
-            machine.run(f"systemctl restart {UNIT}")
+            machine.run(f"systemctl restart --no-block {UNIT}")
+            wait("HAProxy has noticed", lambda machine=machine: not in_rotation(machine))
+            machine.run(f"curl -sf http://127.0.0.1:{fact('superset_web_port')}/health")
+            wait("it is back", lambda machine=machine: in_rotation(machine), 120)
         wait("all serve again", lambda: all(in_rotation(machine) for machine in webs), 180)
         load.more(100)
     assert not load.failed, load.report()
