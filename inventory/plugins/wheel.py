@@ -42,6 +42,7 @@ PACKAGE = ROOT / "src" / "superset_fleet"
 CONTROL = {
     "ansible.py",
     "cli.py",
+    "convergence.py",
     "preflight.py",
     "scaling_report.py",
     "secrets.py",

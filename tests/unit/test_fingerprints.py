@@ -66,5 +66,10 @@ def test_a_change_of_whatever_a_service_imports_makes_another_wheel() -> None:
     assert {path.suffix for path in known} > {".py", ".json"}
 
 
+    # What no service imports is the control machine's: else its changes make new images.
+    first = {path for path in known if path.parent == wheel.PACKAGE and path.suffix == ".py"}
+    assert {path.name for path in first - needed} <= {"__init__.py"}
+
+
 def test_what_only_the_control_machine_runs_is_there_by_that_name() -> None:
     assert [name for name in wheel.CONTROL if not (wheel.PACKAGE / name).exists()] == []
