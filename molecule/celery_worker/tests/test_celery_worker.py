@@ -59,16 +59,15 @@ def test_beats_for_every_queue_that_it_is_for(host, fact, registry):
     assert not worker.draining
 
 
-def test_is_gone_from_the_registry_as_soon_as_it_has_stopped(host, registry):
+def test_stops_by_itself_is_gone_at_once_and_has_started_only_when_it_takes_tasks(host, registry):
     host.check_output("systemctl stop celery-worker")
     try:
+        shown = host.check_output("systemctl show --property Result,ExecMainStatus celery-worker")
+        assert set(shown.splitlines()) == {"Result=success", "ExecMainStatus=0"}
         assert beating(host, registry) == []
     finally:
         host.check_output("systemctl start celery-worker")
-
-
-def test_is_found_in_the_registry_soon_after_it_has_started(host, registry):
-    host.check_output("systemctl restart celery-worker")
+    assert inspect(host, "ping") == {"ok": "pong"}
     wait("it beats", lambda: beating(host, registry), 10)
 
 
@@ -96,18 +95,6 @@ def test_runs_what_is_published(host, request):
 def test_knows_the_tasks_of_charts_where_web_machines_run_them_themselves(host):
     known = {task.split()[0] for task in inspect(host, "registered")}
     assert {"load_chart_data_into_cache", "load_explore_json_into_cache"} <= known
-
-
-def test_stops_by_itself_when_told(host):
-    host.check_output("systemctl stop celery-worker")
-    shown = host.check_output("systemctl show --property Result,ExecMainStatus celery-worker")
-    host.check_output("systemctl start celery-worker")
-    assert set(shown.splitlines()) == {"Result=success", "ExecMainStatus=0"}
-
-
-def test_has_started_only_when_it_takes_tasks(host):
-    host.check_output("systemctl restart celery-worker")
-    assert inspect(host, "ping") == {"ok": "pong"}
 
 
 def test_starts_at_boot(host):

@@ -15,7 +15,7 @@ QUERY = {
     "password": "{{ superset_admin_password }}",
     "ca_certificate": "{{ haproxy_ca_certificate }}",
     "database": "warehouse",
-    "sql": "select warehouse.slow(15)",
+    "sql": "select warehouse.slow(10)",
 }
 
 
@@ -64,7 +64,7 @@ def fleet():
 def busy(fleet):
     """A machine whose worker runs a query, the user who sent it, and the query."""
     user = fleet.user()
-    query = user.send("select warehouse.slow(25)")
+    query = user.send("select warehouse.slow(15)")
     return fleet.wait_for_run(f"query:{query.id}"), user, query
 
 
