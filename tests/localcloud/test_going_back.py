@@ -63,9 +63,13 @@ class Images:
 def images(cloud: LocalCloud) -> Iterator[Images]:
     cloud.ec2.create_tags(Resources=cloud.subnets, Tags=[{"Key": "fleet", "Value": FLEET}])
     cloud.iam.create_instance_profile(InstanceProfileName=PROFILE)
+    group = cloud.ec2.create_security_group(GroupName=FLEET, Description="-")["GroupId"]
+    tags = [{"Key": "fleet", "Value": FLEET}, {"Key": "role", "Value": "superset_web"}]
+    cloud.ec2.create_tags(Resources=[group], Tags=tags)
     images = Images(cloud)
     yield images
     images.remove()
+    cloud.ec2.delete_security_group(GroupId=group)
     cloud.iam.delete_instance_profile(InstanceProfileName=PROFILE)
 
 
@@ -88,8 +92,8 @@ def fail(cloud: LocalCloud, tmp_path: Path) -> Any:
             "fleet_name": FLEET,
             "fleet_region": "us-east-1",
             "fleet_environment": "local",
-            "fleet_group_roles": {"superset_web": "superset_web"},
-            "fleet_aws_config_file": os.environ["AWS_CONFIG_FILE"],
+            "fleet_groups": {"superset_web": {"min": 0, "desired": 0, "max": 1}},
+            "fleet_aws_config_file": str(cloud.cloud.aws_config),
             "upgrade_needed": True,
             "upgrade_groups": [],
             "haproxy_machines": ["localhost"],
