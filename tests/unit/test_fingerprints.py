@@ -65,7 +65,6 @@ def test_a_change_of_whatever_a_service_imports_makes_another_wheel() -> None:
     assert needed <= known
     assert {path.suffix for path in known} > {".py", ".json"}
 
-
     # What no service imports is the control machine's: else its changes make new images.
     first = {path for path in known if path.parent == wheel.PACKAGE and path.suffix == ".py"}
     assert {path.name for path in first - needed} <= {"__init__.py"}
