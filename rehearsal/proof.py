@@ -177,7 +177,7 @@ def molecule_jobs(scenarios: Sequence[str]) -> list[Job]:
         return []
     for name in scenarios:
         result(name).unlink(missing_ok=True)
-    # Not --all, which would make a scenario of `default`, too.
+    # Not --all, which makes a scenario of `default`, too, and goes by the alphabet.
     words = ["molecule", "test", *(word for name in scenarios for word in ("-s", name))]
     job = Job("molecule", Command("molecule", words, inner=LOGS / "up.log"))
     job.rows = [Row(UP), *map(Row, scenarios), Row(DOWN)]
