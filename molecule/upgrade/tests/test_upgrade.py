@@ -46,6 +46,7 @@ def upgrade(tmp_path_factory: pytest.TempPathFactory) -> Upgrade:
         path = directory / "overrides.py"
         path.write_text(overrides)
         variables["superset_config_overrides"] = str(path)
+        variables["fleet_image_parent"] = "newest"  # from the base is how the fleet was made
         status, said = play("upgrade", variables, *arguments)
         print(said)
         return status, re.sub(r"\s+", " ", said)
