@@ -130,7 +130,12 @@ def test_a_query_wakes_a_worker_and_runs_when_it_is_there_and_one_that_was_stopp
     wait("the scaler asks for one", lambda: asleep.members())
     told = wait("SQL Lab says so", lambda: shown(user, query), timeout=10)
     assert ASKED.search(told), told
-    state = wait("the notice says so", lambda: health(), timeout=5)["queues"]["sql_lab"]
+
+    def notice() -> dict[str, Any] | None:
+        state: dict[str, Any] = health()["queues"]["sql_lab"]  # may be a second old
+        return None if state["starting_seconds"] is None else state
+
+    state = wait("the notice says so", notice, timeout=5)
     assert state["workers"] == 0 and state["wakes"] and state["starting_seconds"] < 30, state
     newcomer(fleet, asleep)
     user.wait([query], BOOT_SECONDS)
@@ -151,7 +156,9 @@ def test_what_dies_with_the_worker_that_was_woken_waits_for_the_next_one(
     assert fleet.wait_for_run(f"query:{query.id}") == victim
     fleet.pace("woken", 0.1)
     localcloud("kill", victim.name)
-    wait("it waits again", lambda: user.look(query).status == "pending")
     user.wait([query], BOOT_SECONDS)
     assert user.rows(query) == [{"seconds": 0.1}]
-    assert len(history(fleet, query).runs) == 2
+    became = history(fleet, query)
+    assert len(became.runs) == 2
+    # For a moment only, where the group has replaced the machine by then.
+    assert ("running", "pending") in {(each.before, each.after) for each in became}
