@@ -229,9 +229,7 @@ class Group:
             for instance, ended in [(one, False) for one in step.replaced] + [
                 (one, True) for one in step.ended
             ]:
-                self.autoscaling.terminate_instance_in_auto_scaling_group(
-                    InstanceId=instance, ShouldDecrementDesiredCapacity=ended
-                )
+                self.terminate(instance, ended)
             return
         wanted = after(state, step, surge)
         if wanted.before:  # is kept before anything is changed
@@ -243,6 +241,20 @@ class Group:
         )
         if not wanted.before:
             self.autoscaling.delete_tags(Tags=[self.tag()])
+
+    def terminate(self, instance: str, ended: bool) -> None:
+        """Terminate a member, with or without a replacement.
+
+        One that the group no longer has is what was wanted: it died, or the group balances its
+        zones. How many members there are to be is seen to in a later round.
+        """
+        try:
+            self.autoscaling.terminate_instance_in_auto_scaling_group(
+                InstanceId=instance, ShouldDecrementDesiredCapacity=ended
+            )
+        except ClientError as error:
+            if "No managed instance found" not in str(error):
+                raise
 
     def tag(self) -> dict[str, Any]:
         return {

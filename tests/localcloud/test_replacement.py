@@ -61,3 +61,17 @@ def test_it_goes_on_after_an_interruption_as_if_there_had_been_none(
 def test_a_version_that_says_the_same_makes_no_instance_old(group: Group) -> None:
     group.new_version()
     assert replace(group, surge=1) == []
+
+
+def test_one_that_left_the_group_meanwhile_is_no_failure(new_group: Callable[..., Group]) -> None:
+    group = new_group(DesiredCapacity=2)
+    another(group)
+    assert replace(group, surge=1, most=1) == ["surge"]
+    replacement = Replacement(group.name, REGION)
+    state = replacement.read()
+    step = plan(state, 1)
+    assert step and step.replaced
+    replacement.terminate(step.replaced[0], ended=False)
+    replacement.apply(state, step, 1)
+    assert replace(group, surge=1)[-1] == "settle"
+    assert sizes(group)[::2] == (2, 2)

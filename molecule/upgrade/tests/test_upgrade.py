@@ -89,8 +89,7 @@ def test_a_release_with_a_migration_goes_round_and_no_request_fails(
     url, authority = facts["superset_url"], facts["haproxy_ca_certificate"]
     before = there()
     with Load(url, authority, pages(url, authority), rate=10) as load:
-        # Two at a time: the same rounds, in less time.
-        status, said = upgrade(GOOD, fleet_surge=2)
+        status, said = upgrade(GOOD)
         load.more(100)
     assert status == 0, said
     assert not load.failed, load.report()
