@@ -1,4 +1,4 @@
-"""A fleet in processes of this machine, with times a fifth of a fleet's, for faults by the dozen.
+"""A fleet in processes of this machine, with times a quarter of a fleet's, for faults by the dozen.
 
 Each test of a fault runs with many seeds: which worker it meets, when, and what runs then.
 """

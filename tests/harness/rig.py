@@ -37,7 +37,7 @@ from superset_fleet.guard.registry import Worker as Beat
 from superset_fleet.times import FACTOR, Times
 
 HERE = Path(__file__).parent
-TIME_FACTOR = 0.2
+TIME_FACTOR = 0.25
 TIMES = Times().scaled(TIME_FACTOR)
 SLOTS = 4
 QUEUES = ("sql_lab", "charts")
