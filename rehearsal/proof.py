@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import time
 import tomllib
@@ -17,6 +18,7 @@ from rehearsal.steps import (
     LOGS,
     LOOK_SECONDS,
     ROOT,
+    STATE,
     Command,
     Failed,
     Running,
@@ -31,6 +33,7 @@ from rehearsal.touched import SCENARIOS
 from superset_fleet.text import columns
 
 BUDGETS = ROOT / "tests/budgets.toml"
+MOLECULE = STATE / "molecule"  # its state, of one run
 UP, DOWN = "fleet up", "fleet down"  # rows of what all scenarios share
 LOUD = 1.5  # times its budget that a whole run may take before that is said loudly
 # Molecule's log: what it begins to do for a scenario.
@@ -177,9 +180,13 @@ def molecule_jobs(scenarios: Sequence[str]) -> list[Job]:
         return []
     for name in scenarios:
         result(name).unlink(missing_ok=True)
+    # Molecule keeps its state by the name of the checkout: another checkout of that name, or a run
+    # that was killed, can make it believe that the fleet stands.
+    shutil.rmtree(MOLECULE, ignore_errors=True)
+    state = {"MOLECULE_EPHEMERAL_DIRECTORY": str(MOLECULE)}
     # Not --all, which makes a scenario of `default`, too, and goes by the alphabet.
     words = ["molecule", "test", *(word for name in scenarios for word in ("-s", name))]
-    job = Job("molecule", Command("molecule", words, inner=LOGS / "up.log"))
+    job = Job("molecule", Command("molecule", words, state, inner=LOGS / "up.log"))
     job.rows = [Row(UP), *map(Row, scenarios), Row(DOWN)]
     return [job]
 

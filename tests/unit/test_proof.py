@@ -24,6 +24,17 @@ def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_scenarios_begin_with_a_fleet_of_their_own_whatever_molecule_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "MOLECULE", tmp_path / "molecule")
+    (tmp_path / "molecule").mkdir()
+    (tmp_path / "molecule/state.yml").write_text("created: true\n")
+    (job,) = proof.molecule_jobs(["redis"])
+    assert job.command.environment["MOLECULE_EPHEMERAL_DIRECTORY"] == str(tmp_path / "molecule")
+    assert not (tmp_path / "molecule").exists()
+
+
 # -- What a change can have touched ---------------------------------------------------------------
 def files() -> list[str]:
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
