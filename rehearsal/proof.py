@@ -52,7 +52,11 @@ PACKAGES = {  # Debian's, of each part
     "molecule": ["chromium"],  # sees the pages as a user does
 }
 MACHINES = ("cloud", "molecule")  # parts that need root, and what `up` installs
-SPREAD = ["--numprocesses", "4", "--dist", "worksteal"]  # the harness waits more than it works
+# Processes of a part's tests. Those of the harness wait more than they work.
+SPREAD = {
+    "unit": ["--numprocesses", "2", "--dist", "worksteal"],
+    "harness": ["--numprocesses", "4", "--dist", "worksteal"],
+}
 LOW = ["nice", "-n", "19"]  # scenarios wait more than they work; what runs beside takes the rest
 
 
@@ -104,8 +108,8 @@ def prove(chosen: Sequence[str], base: str | None) -> int:
     prepare([*wanted, *(["molecule"] if scenarios else [])])
     # What fails fast comes first. The harness counts in tenths of a second, so it is alone.
     stages = [
-        [*lint_jobs(wanted), *pytest_jobs("unit", ["tests/unit"], wanted)],
-        pytest_jobs("harness", [*SPREAD, "tests/harness"], wanted),
+        [*lint_jobs(wanted), *pytest_jobs("unit", [*SPREAD["unit"], "tests/unit"], wanted)],
+        pytest_jobs("harness", [*SPREAD["harness"], "tests/harness"], wanted),
         [
             *molecule_jobs(scenarios),
             *pytest_jobs("cloud", ["tests/localcloud"], wanted, LOW if scenarios else []),
