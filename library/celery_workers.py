@@ -182,9 +182,9 @@ from typing import Any
 
 import redis
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.superset_fleet.broker import waiting
-from ansible.module_utils.superset_fleet.facts import BROKER, GUARD, redis_url
-from ansible.module_utils.superset_fleet.guard.registry import EVERY_GROUP, Registry
+from ansible.module_utils.superset_fleet.state.broker import waiting
+from ansible.module_utils.superset_fleet.state.facts import BROKER, GUARD, redis_url
+from ansible.module_utils.superset_fleet.state.registry import EVERY_GROUP, Registry
 from ansible.module_utils.superset_fleet.times import TIMES
 
 LOOK_SECONDS = 0.5  # between two looks while waiting

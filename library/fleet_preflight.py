@@ -100,7 +100,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.superset_fleet import preflight
+from ansible.module_utils.superset_fleet.control import preflight
 
 try:
     import yaml

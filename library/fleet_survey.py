@@ -89,8 +89,8 @@ from typing import Any
 import boto3
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.dict_transformations import camel_dict_to_snake_dict
-from ansible.module_utils.superset_fleet.aws import AwsError, explained
-from ansible.module_utils.superset_fleet.convergence import tags_of
+from ansible.module_utils.superset_fleet.cloud.client import AwsError, explained
+from ansible.module_utils.superset_fleet.control.convergence import tags_of
 
 
 def filters(wanted: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -101,9 +101,9 @@ from typing import Any
 
 import boto3
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.superset_fleet import preflight
-from ansible.module_utils.superset_fleet.aws import AwsError
-from ansible.module_utils.superset_fleet.convergence import Step, converge, tag_list
+from ansible.module_utils.superset_fleet.control import preflight
+from ansible.module_utils.superset_fleet.cloud.client import AwsError
+from ansible.module_utils.superset_fleet.control.convergence import Step, converge, tag_list
 
 
 class TemplateError(Exception):

@@ -74,8 +74,8 @@ from collections.abc import Mapping
 
 import boto3
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.superset_fleet.aws import AwsError
-from ansible.module_utils.superset_fleet.convergence import Step, converge, tag_list
+from ansible.module_utils.superset_fleet.cloud.client import AwsError
+from ansible.module_utils.superset_fleet.control.convergence import Step, converge, tag_list
 
 LENGTH = 40
 CHARACTERS = string.ascii_letters + string.digits

@@ -67,8 +67,8 @@ reason:
 
 import redis
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.superset_fleet.facts import GUARD, redis_url
-from ansible.module_utils.superset_fleet.guard.registry import EVERY_GROUP, Registry
+from ansible.module_utils.superset_fleet.state.facts import GUARD, redis_url
+from ansible.module_utils.superset_fleet.state.registry import EVERY_GROUP, Registry
 
 
 def hold(registry: Registry, group: str, reason: str, check: bool) -> tuple[bool, str]:

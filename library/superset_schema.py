@@ -77,7 +77,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.superset_fleet.migrations import SchemaError, installed_revisions
+from ansible.module_utils.superset_fleet.guard.migrations import SchemaError, installed_revisions
 
 LOCK = 0x5353_0001  # any number that nobody else uses in this database
 LOCK_TIMEOUT = "15min"

@@ -9,7 +9,7 @@ import pytest
 from shared.fleet import operator
 from testinfra.host import Host
 
-from superset_fleet.ansible import template
+from superset_fleet.control.ask import template
 
 
 @functools.cache

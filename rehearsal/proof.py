@@ -30,7 +30,7 @@ from rehearsal.steps import (
     stopped_at_last,
 )
 from rehearsal.touched import SCENARIOS
-from superset_fleet.text import columns
+from superset_fleet.control.tables import columns
 
 BUDGETS = ROOT / "tests/budgets.toml"
 MOLECULE = STATE / "molecule"  # its state, of one run

@@ -85,11 +85,13 @@ RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("inventory/static.example.yml", CODE),
     ("inventory/aws.asg.yml", CODE),
     ("inventory/**", ALL),
-    ("src/superset_fleet/cli.py", (*DEPLOYED, "fleetd", "haproxy", "scaler", "celery_worker")),
-    ("src/superset_fleet/status.py", DEPLOYED),
-    ("src/superset_fleet/agent.py", (*IMAGE, "agent", "celery_worker", "scale")),
-    ("src/superset_fleet/fleetd.py", (*DEPLOYED, "fleetd", "haproxy", "scale", "upgrade")),
-    ("src/superset_fleet/membership.py", (*DEPLOYED, "fleetd", "haproxy", "scale", "upgrade")),
+    (
+        "src/superset_fleet/control/cli.py",
+        (*DEPLOYED, "fleetd", "haproxy", "scaler", "celery_worker"),
+    ),
+    ("src/superset_fleet/control/status.py", DEPLOYED),
+    ("src/superset_fleet/machine/**", (*IMAGE, "agent", "celery_worker", "scale")),
+    ("src/superset_fleet/membership/**", (*DEPLOYED, "fleetd", "haproxy", "scale", "upgrade")),
     ("src/**", ALL),
 )
 

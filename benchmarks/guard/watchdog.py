@@ -31,10 +31,10 @@ import redis
 import sqlalchemy
 from celery import Celery
 
-from superset_fleet import facts
-from superset_fleet.guard import rows
-from superset_fleet.guard.registry import Job, Registry, Run, Worker
-from superset_fleet.guard.tasks import QUERIES
+from superset_fleet.state import facts
+from superset_fleet.state import rows
+from superset_fleet.state.registry import Job, Registry, Run, Worker
+from superset_fleet.state.jobs import QUERIES
 
 QUEUE = "sql_lab"
 SLOTS = 8

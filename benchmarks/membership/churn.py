@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT / "tests" / "unit")]
 
 from haproxy_server import BACKEND, OPTIONS, Balancer, Load, Web, balancer, until  # noqa: E402
 
-from superset_fleet.fleetd import Fleetd, Settings, Sight  # noqa: E402
+from superset_fleet.membership.daemon import Fleetd, Settings, Sight  # noqa: E402
 
 SERVERS = 4  # at a time
 Change = Callable[[dict[str, Web], Web | None], None]  # the servers from now on, and who left

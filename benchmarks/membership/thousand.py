@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT / "benchmarks" / "inventory"), str(ROOT / "tests" / "un
 import replay  # noqa: E402
 from haproxy_server import BACKEND, OPTIONS, balancer, until  # noqa: E402
 
-from superset_fleet.fleetd import Settings  # noqa: E402
+from superset_fleet.membership.daemon import Settings  # noqa: E402
 
 PORT = 8088
 CALLS: Counter[str] = Counter()
@@ -96,7 +96,7 @@ def main(polls: int, poll_seconds: float) -> None:
             aws_config_file=str(config_file),
         )
         config.write_text(json.dumps(asdict(settings)))
-        command = [sys.executable, "-m", "superset_fleet.fleetd", "--config", str(config)]
+        command = [sys.executable, "-m", "superset_fleet.membership", "--config", str(config)]
         with subprocess.Popen(command) as fleetd:
             # The first poll asks for all addresses, and the second one for none.
             until(lambda: CALLS["DescribeAutoScalingGroups"] > 1, "fleetd polls", 300)

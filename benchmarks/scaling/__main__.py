@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.scaling [runs]
 
-A simulation; what is simulated of ours is the real `superset_fleet.scaling.decide`. Each load is
+A simulation; what is simulated of ours is the real `superset_fleet.scaler.decide`. Each load is
 drawn `runs` times, a day a quarter as often, always the same. Ours has one policy for all loads.
 Each other way gets, load by load and in hindsight, the value of its own number with which its
 worker-seconds are ours within 2 %. Prints the tables and draws docs/scaling.svg.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from superset_fleet.scaling import Policy
+from superset_fleet.scaler.decide import Policy
 
 from .loads import LOADS, Task
 from .machines import MAX, SLOTS, Way, run

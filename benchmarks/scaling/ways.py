@@ -6,13 +6,13 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from superset_fleet.scaling import Load, Memory, Policy, decide
+from superset_fleet.scaler.decide import Load, Memory, Policy, decide
 
 from .machines import MAX, SLOTS, Seen
 
 
 class Ours:
-    """superset_fleet.scaling.decide, as the scaler calls it.
+    """superset_fleet.scaler.decide, as the scaler calls it.
 
     What a task takes is the mean of the newest ones, of which none counts for more than a minute:
     a long one says nothing of those that wait.

@@ -120,7 +120,7 @@ from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.template import trust_as_template
 
 if TYPE_CHECKING:
-    from superset_fleet.discovery import Answer, Instance
+    from superset_fleet.cloud.discovery import Answer, Instance
 
 STATES = ("in_service", "pending", "standby", "terminating", "unhealthy")
 
@@ -185,9 +185,9 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
     def discover(self, path: str) -> list[Answer]:
         """Ask AWS."""
         try:
-            import superset_fleet.secrets  # noqa: F401  (the lookup `secret` shares it by fork)
-            from superset_fleet.aws import AwsError
-            from superset_fleet.discovery import Cloud, discover
+            import superset_fleet.control.parameters  # noqa: F401  (the lookup `secret` shares it by fork)
+            from superset_fleet.cloud.client import AwsError
+            from superset_fleet.cloud.discovery import Cloud, discover
         except ImportError as error:
             raise AnsibleParserError(f"{error}: run ./fleet, it makes the environment") from None
         cloud = Cloud(

@@ -38,19 +38,7 @@ from ansible.plugins.lookup import LookupBase
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "superset_fleet"
-# What runs on the control machine alone.
-CONTROL = {
-    "ansible.py",
-    "cli.py",
-    "convergence.py",
-    "preflight.py",
-    "scaling_report.py",
-    "secrets.py",
-    "status.py",
-    "superset_api.py",
-    "templating.py",
-    "text.py",
-}
+CONTROL = PACKAGE / "control"  # runs on the control machine alone
 
 
 def sources() -> list[Path]:
@@ -58,7 +46,7 @@ def sources() -> list[Path]:
     return sorted(
         path
         for path in PACKAGE.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.name not in CONTROL
+        if path.is_file() and "__pycache__" not in path.parts and CONTROL not in path.parents
     )
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import redis
 from celery import Celery
 
-from superset_fleet.ansible import ROOT
-from superset_fleet.facts import BROKER, GUARD, redis_url
-from superset_fleet.guard.registry import Registry, Worker
+from superset_fleet.control.ask import ROOT
+from superset_fleet.state.facts import BROKER, GUARD, redis_url
+from superset_fleet.state.registry import Registry, Worker
 from superset_fleet.times import TIMES
 
 from . import machines

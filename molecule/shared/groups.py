@@ -11,8 +11,8 @@ from typing import Any
 
 import boto3
 
-from superset_fleet import status
-from superset_fleet.ansible import ROOT
+from superset_fleet.control import status
+from superset_fleet.control.ask import ROOT
 
 from .fleet import wait
 from .machines import Machine, facts, find

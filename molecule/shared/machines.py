@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from superset_fleet.ansible import template
+from superset_fleet.control.ask import template
 
 GROUPS = ["haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres"]
 VARIABLES = "q('ansible.builtin.varnames', '^(fleet|haproxy|postgres|redis|superset|warehouse)_')"

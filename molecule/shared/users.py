@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from superset_fleet.superset_api import Superset, SupersetError, rison
+from superset_fleet.control.superset import Superset, SupersetError, rison
 
 ENDED = {"success", "failed", "stopped", "timed_out"}
 

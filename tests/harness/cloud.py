@@ -15,7 +15,7 @@ from rig import QUEUES, SLOTS, TIMES, Fleet
 from spawner import Process
 from waiting import until
 
-from superset_fleet.guard.registry import Wake
+from superset_fleet.state.registry import Wake
 
 LOOK_SECONDS = 0.1
 
@@ -82,7 +82,7 @@ class Cloud:
         arguments = ["--slots", str(SLOTS), "--visibility-timeout", "4560"]
         arguments += ["--acceptable-wait", "2", "--cooldown", "12"]
         return self._fleet.start_daemon(
-            "superset_fleet.scaler:main",
+            "superset_fleet.scaler.daemon:main",
             arguments,
             {
                 "FLEET_INSTANCE": "i-scheduler",

@@ -31,9 +31,9 @@ from spawner import Process, Spawner
 from state import Postgres, Redis
 from waiting import until
 
-from superset_fleet.facts import BROKER, GUARD
-from superset_fleet.guard.registry import Registry, Run
-from superset_fleet.guard.registry import Worker as Beat
+from superset_fleet.state.facts import BROKER, GUARD
+from superset_fleet.state.registry import Registry, Run
+from superset_fleet.state.registry import Worker as Beat
 from superset_fleet.times import FACTOR, Times
 
 HERE = Path(__file__).parent
@@ -327,7 +327,7 @@ class Fleet:
         """Start a watchdog."""
         arguments = ["--time-limit", "3660", "--reruns", "1"]
         arguments += ["--wake-timeout", str(self._wake_timeout)]
-        return self.start_daemon("superset_fleet.watchdog:main", arguments, {}, clock)
+        return self.start_daemon("superset_fleet.watchdog.daemon:main", arguments, {}, clock)
 
     def start_daemon(
         self, target: str, arguments: list[str], more: Mapping[str, str], clock: str = ""

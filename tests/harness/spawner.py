@@ -56,9 +56,9 @@ MODULES = [
     "superset_fleet.guard.setup",
     "superset_fleet.guard.web",
     "superset_fleet.guard.worker",
-    "superset_fleet.ready",
-    "superset_fleet.scaler",
-    "superset_fleet.watchdog",
+    "superset_fleet.guard.ready",
+    "superset_fleet.scaler.daemon",
+    "superset_fleet.watchdog.daemon",
     "werkzeug.serving",
 ]
 

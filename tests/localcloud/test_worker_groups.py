@@ -12,8 +12,8 @@ import boto3
 import pytest
 from conftest import Group, LocalCloud
 
-from superset_fleet.aws import AwsError
-from superset_fleet.worker_groups import NAMESPACE, Cloud
+from superset_fleet.cloud.client import AwsError
+from superset_fleet.scaler.groups import NAMESPACE, Cloud
 
 NewGroup = Callable[..., Group]
 

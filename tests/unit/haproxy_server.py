@@ -29,7 +29,7 @@ from ansible.template import Templar, trust_as_template
 from servers import free_port
 from waiting import DEADLINE_SECONDS, until
 
-from superset_fleet.haproxy import HAProxy
+from superset_fleet.membership.haproxy import HAProxy
 
 ROLE = Path(__file__).parents[2] / "roles" / "haproxy"
 BACKEND = "superset_web"

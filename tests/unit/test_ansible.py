@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from superset_fleet.ansible import template
+from superset_fleet.control.ask import template
 
 
 @pytest.fixture

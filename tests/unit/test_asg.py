@@ -16,9 +16,9 @@ import yaml
 from asg import groups_of, safe, variables_of
 from aws_server import Aws, Reply, autoscaling_error, ec2_error, serve
 
-from superset_fleet import discovery
-from superset_fleet.aws import AwsError
-from superset_fleet.discovery import Answer, Cloud, Instance, discover
+from superset_fleet.cloud import discovery
+from superset_fleet.cloud.client import AwsError
+from superset_fleet.cloud.discovery import Answer, Cloud, Instance, discover
 
 ROOT = Path(__file__).parents[2]
 ROLES = ["haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres"]

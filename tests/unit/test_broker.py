@@ -6,7 +6,7 @@ import redis
 from celery import Celery
 from kombu.transport.redis import PRIORITY_STEPS, Channel
 
-from superset_fleet import broker
+from superset_fleet.state import broker
 
 
 def test_a_queue_has_the_lists_that_celery_s_transport_gives_it() -> None:

@@ -9,7 +9,7 @@ import celery_workers
 import pytest
 import redis
 
-from superset_fleet.guard.registry import WORKERS, Registry, Run, Worker
+from superset_fleet.state.registry import WORKERS, Registry, Run, Worker
 from superset_fleet.times import TIMES
 
 WORKER = Worker(host="vm-1", pid=1, queues=["sql_lab", "charts"], slots=2, since=1.0)

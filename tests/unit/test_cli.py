@@ -8,9 +8,9 @@ import pytest
 from haproxy_server import Balancer, Web, balancer
 from waiting import until
 
-from superset_fleet import cli
-from superset_fleet.cli import in_words, members, runs, tables, worker_in_words
-from superset_fleet.status import Host, Inventory, ask_haproxy
+from superset_fleet.control import cli
+from superset_fleet.control.cli import in_words, members, runs, tables, worker_in_words
+from superset_fleet.control.status import Host, Inventory, ask_haproxy
 
 WORKER: dict[str, Any] = {
     "name": "worker@vm-1#1a2b3c4d",

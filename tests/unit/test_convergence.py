@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from superset_fleet.aws import AwsError
-from superset_fleet.convergence import Step, converge, tag_steps, tags_of
+from superset_fleet.cloud.client import AwsError
+from superset_fleet.control.convergence import Step, converge, tag_steps, tags_of
 
 REGION = "us-east-1"
 

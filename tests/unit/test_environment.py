@@ -15,7 +15,7 @@ import pytest
 
 from rehearsal.environment import uv_settings
 from rehearsal.locks import Held, locked
-from superset_fleet.ansible import ROOT
+from superset_fleet.control.ask import ROOT
 
 # What the project's own wheel is made with, and nothing else.
 FEW = ("hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers")

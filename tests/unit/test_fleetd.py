@@ -19,9 +19,9 @@ from haproxy_server import BACKEND, OPTIONS, Balancer, Load, Web, balancer
 from servers import free_port
 from waiting import until
 
-from superset_fleet.aws import AwsError
-from superset_fleet.fleetd import Figures, Fleetd, Instances, Settings, Sight, pause_after
-from superset_fleet.haproxy import HAProxy, Server
+from superset_fleet.cloud.client import AwsError
+from superset_fleet.membership.daemon import Figures, Fleetd, Instances, Settings, Sight, pause_after
+from superset_fleet.membership.haproxy import HAProxy, Server
 
 GROUP = "superset-superset_web"
 
@@ -328,7 +328,7 @@ def write_settings(settings: Settings, path: Path) -> Path:
 
 
 def command(config: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "superset_fleet.fleetd", "--config", str(config), *options]
+    return [sys.executable, "-m", "superset_fleet.membership", "--config", str(config), *options]
 
 
 def test_the_service_says_when_it_is_up_and_ends_when_told(

@@ -17,7 +17,7 @@ from celery import Celery
 from servers import redis_server
 from waiting import until
 
-from superset_fleet.guard.registry import Registry, Worker
+from superset_fleet.state.registry import Registry, Worker
 
 # Tasks run until they are told to end, and with options as in superset_config.py.
 APP = """

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from superset_fleet.guard import registry as guard
-from superset_fleet.guard.registry import Job, Queue, Registry, Run, Wake, Worker
+from superset_fleet.state import registry as guard
+from superset_fleet.state.registry import Job, Queue, Registry, Run, Wake, Worker
 from superset_fleet.times import TIMES
 
 WORKER = Worker(host="vm", pid=1, queues=["sql_lab", "charts"], slots=2)

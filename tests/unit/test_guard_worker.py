@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from superset_fleet.guard.registry import Registry, Worker
+from superset_fleet.state.registry import Registry, Worker
 from superset_fleet.guard.worker import NEWEST, Stopwatch
 
 APP = """

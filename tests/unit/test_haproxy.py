@@ -9,8 +9,8 @@ import pytest
 from haproxy_server import OPTIONS, Balancer, Load, Web, balancer, join_script
 from waiting import until
 
-from superset_fleet.haproxy import Busy, HAProxy, HAProxyError, Server, Unreachable
-from superset_fleet.membership import rendered, write
+from superset_fleet.membership.haproxy import Busy, HAProxy, HAProxyError, Server, Unreachable
+from superset_fleet.membership.plan import rendered, write
 
 
 @pytest.fixture

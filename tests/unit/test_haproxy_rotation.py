@@ -8,7 +8,7 @@ from haproxy_rotation import lacking
 from haproxy_server import BACKEND, OPTIONS, Balancer, Web, balancer
 from waiting import until
 
-from superset_fleet.haproxy import HAProxy
+from superset_fleet.membership.haproxy import HAProxy
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import metadata_server
 import pytest
 from metadata_server import Imds
 
-from superset_fleet.instance import LIFECYCLE, Identity, Metadata, MetadataError
+from superset_fleet.cloud.metadata import LIFECYCLE, Identity, Metadata, MetadataError
 
 
 @pytest.fixture

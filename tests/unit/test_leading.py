@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from superset_fleet.leading import Lead
+from superset_fleet.daemon.leading import Lead
 
 
 @pytest.fixture

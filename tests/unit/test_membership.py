@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from superset_fleet.haproxy import Server
-from superset_fleet.membership import holds, plan, rendered, unproven, write
+from superset_fleet.membership.haproxy import Server
+from superset_fleet.membership.plan import holds, plan, rendered, unproven, write
 
 
 def address(number: int) -> str:

@@ -2,7 +2,7 @@
 
 from parameters import outcome, plan
 
-from superset_fleet.convergence import Step
+from superset_fleet.control.convergence import Step
 
 
 def told(steps: list[Step]) -> list[str]:

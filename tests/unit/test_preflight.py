@@ -6,7 +6,7 @@ from typing import Any
 import fleet_preflight
 import pytest
 
-from superset_fleet import preflight
+from superset_fleet.control import preflight
 
 SETTINGS = {
     "superset_webserver_timeout_seconds": 60,

@@ -11,7 +11,7 @@ import pytest
 from rehearsal import proof, steps, touched
 from rehearsal.proof import Job, Row, Watch
 from rehearsal.steps import Command
-from superset_fleet.ansible import ROOT
+from superset_fleet.control.ask import ROOT
 
 BUDGETS = {"total": 1000.0, "unit": 60.0, "redis": 30.0}
 

@@ -9,8 +9,8 @@ import flask
 import pytest
 import sqlalchemy
 
-from superset_fleet.migrations import SchemaError
-from superset_fleet.ready import COORDINATION, Ready
+from superset_fleet.guard.migrations import SchemaError
+from superset_fleet.guard.ready import COORDINATION, Ready
 
 RELEASE = ("c", {"a", "b", "c"})  # its head, and all revisions that it knows
 Machine = Callable[..., Ready]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from superset_fleet.ansible import ROOT
+from superset_fleet.control.ask import ROOT
 
 
 def role(name: str, tasks: str, **variables: Any) -> tuple[int, str]:

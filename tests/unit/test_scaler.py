@@ -24,10 +24,10 @@ from aws_server import (
     serve,
 )
 
-from superset_fleet.aws import AwsError
-from superset_fleet.guard.registry import WORKERS, Registry, Worker
-from superset_fleet.scaler import Scaler, Settings, Starts, metrics, protections
-from superset_fleet.worker_groups import Cloud, Group, Machine, lives, owners
+from superset_fleet.cloud.client import AwsError
+from superset_fleet.state.registry import WORKERS, Registry, Worker
+from superset_fleet.scaler.daemon import Scaler, Settings, Starts, metrics, protections
+from superset_fleet.scaler.groups import Cloud, Group, Machine, lives, owners
 
 NAME = "superset-celery_worker"
 NO_TAGS: Mapping[str, str] = {}

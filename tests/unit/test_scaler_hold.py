@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import scaler_hold
 
-from superset_fleet.guard.registry import EVERY_GROUP, Registry
+from superset_fleet.state.registry import EVERY_GROUP, Registry
 
 
 @pytest.fixture

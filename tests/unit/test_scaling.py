@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from superset_fleet.scaling import Decision, Load, Memory, Policy, decide
+from superset_fleet.scaler.decide import Decision, Load, Memory, Policy, decide
 
 POLICY = Policy(min=0, max=10, acceptable_wait_seconds=10, cooldown_seconds=60, start_seconds=10)
 IDLE = Load(at=0, waiting=0, running=0, workers=0, busy=0, desired=0, slots=2, task_seconds=None)

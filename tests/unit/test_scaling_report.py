@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from superset_fleet.scaling_report import by_queue, leads, shown
+from superset_fleet.control.scaling import by_queue, leads, shown
 
 GROUP: dict[str, Any] = {
     "name": "superset-celery_worker",

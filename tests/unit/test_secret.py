@@ -13,7 +13,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.loader import init_plugin_loader, lookup_loader
 from aws_server import Aws, serve
 
-from superset_fleet import secrets
+from superset_fleet.control import parameters as secrets
 
 ROOT = Path(__file__).parents[2]
 

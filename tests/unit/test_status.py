@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from aws_server import REGION, Aws, Reply, ec2_error, serve
 
-from superset_fleet import status
-from superset_fleet.status import Host, Inventory, Unknown
+from superset_fleet.control import status
+from superset_fleet.control.status import Host, Inventory, Unknown
 
 # What HAProxy 2.6 says, less the columns that nobody reads.
 STATISTICS = """\

@@ -17,7 +17,7 @@ import pytest
 
 from rehearsal import steps
 from rehearsal.steps import Command, Failed, Step, duration
-from superset_fleet.ansible import ROOT
+from superset_fleet.control.ask import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from superset_fleet.superset_api import Superset, SupersetError, message, rison
+from superset_fleet.control.superset import Superset, SupersetError, message, rison
 
 PASSWORD = "the password"
 Serve = Callable[..., str]

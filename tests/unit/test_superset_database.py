@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import superset_database
-from ansible.module_utils.superset_fleet.superset_api import SupersetError
+from ansible.module_utils.superset_fleet.control.superset import SupersetError
 from superset_database import MASK, Properties, body, fault, plan, shown
 
 URI = "postgresql+psycopg2://warehouse@10.0.0.5:5432/warehouse"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import superset_query
-from ansible.module_utils.superset_fleet.superset_api import SupersetError
+from ansible.module_utils.superset_fleet.control.superset import SupersetError
 from superset_query import advice, await_end, fetch, hang
 
 QUERY = {"id": 7, "client_id": "c"}

@@ -3,7 +3,7 @@
 import pytest
 from superset_schema import State, plan
 
-from superset_fleet.migrations import SchemaError, revisions
+from superset_fleet.guard.migrations import SchemaError, revisions
 
 EMPTY = State(revision=None, init=None, admin=None)
 WANTED = State(revision="c", init="6.1.0 0123", admin="admin")

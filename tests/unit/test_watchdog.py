@@ -19,22 +19,11 @@ import pytest
 import redis
 from celery import Celery
 
-from superset_fleet import facts, watchdog
-from superset_fleet.guard.registry import Job, Queue, Run, Wake, Worker
-from superset_fleet.guard.rows import Row
-from superset_fleet.watchdog import (
-    FORGET,
-    Broker,
-    Case,
-    Limits,
-    Observed,
-    Sight,
-    cases,
-    judge,
-    judge_unknown,
-    silences,
-    strangers,
-)
+from superset_fleet.state import facts
+from superset_fleet.watchdog import daemon as watchdog
+from superset_fleet.state.registry import Job, Queue, Run, Wake, Worker
+from superset_fleet.state.rows import Row
+from superset_fleet.watchdog.daemon import FORGET, Broker, Case, Limits, Observed, Sight, cases, judge, judge_unknown, silences, strangers
 
 JOB = Job(task="sql_lab.get_sql_results", task_id="t", queue="sql_lab", at=1000.0)
 READS, WRITES = (Run("worker@vm#1", "7", read_only=each, at=1000.0) for each in (True, False))

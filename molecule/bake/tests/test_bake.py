@@ -13,7 +13,7 @@ import pytest
 import yaml
 from shared import machines
 
-from superset_fleet.ansible import ROOT
+from superset_fleet.control.ask import ROOT
 
 sys.path.append(str(ROOT / "library"))
 from image_secrets import findings

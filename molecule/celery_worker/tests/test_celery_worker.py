@@ -7,8 +7,8 @@ import pytest
 import testinfra
 from shared.fleet import wait
 
-from superset_fleet.facts import GUARD, redis_url
-from superset_fleet.guard.registry import Registry
+from superset_fleet.state.facts import GUARD, redis_url
+from superset_fleet.state.registry import Registry
 from superset_fleet.times import TIMES
 
 testinfra_hosts = ["ansible://celery_worker"]

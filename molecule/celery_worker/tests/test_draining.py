@@ -6,9 +6,9 @@ import pytest
 import testinfra
 from shared.fleet import WORKER, Fleet, operator, wait
 
-from superset_fleet.ansible import run_module
-from superset_fleet.facts import GUARD, redis_url
-from superset_fleet.guard.registry import Registry
+from superset_fleet.control.ask import run_module
+from superset_fleet.state.facts import GUARD, redis_url
+from superset_fleet.state.registry import Registry
 
 QUERY = {
     "url": "{{ superset_url }}",

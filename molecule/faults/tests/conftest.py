@@ -12,7 +12,7 @@ from shared.ledger import History
 from shared.machines import Machine
 from shared.users import ENDED, Query, User
 
-from superset_fleet.ansible import ROOT
+from superset_fleet.control.ask import ROOT
 
 figures: list[tuple[str, str]] = []
 

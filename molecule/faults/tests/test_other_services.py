@@ -10,7 +10,7 @@ from shared.ledger import History
 from shared.machines import Machine
 from shared.users import Query, User
 
-from superset_fleet.superset_api import SupersetError
+from superset_fleet.control.superset import SupersetError
 
 Both = tuple[Machine, Machine]
 Measure = Callable[[str, float], None]

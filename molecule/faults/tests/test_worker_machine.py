@@ -9,7 +9,7 @@ from shared.ledger import History
 from shared.machines import Machine
 from shared.users import Query, User
 
-from superset_fleet.ansible import ROOT, template
+from superset_fleet.control.ask import ROOT, template
 
 Both = tuple[Machine, Machine]
 

@@ -11,7 +11,7 @@ def told(host):
 
     def told():
         with host.sudo():
-            command = "/opt/fleet/venv/bin/python -m superset_fleet.fleetd --dry-run"
+            command = "/opt/fleet/venv/bin/python -m superset_fleet.membership --dry-run"
             state = json.loads(host.check_output(command))
         # HAProxy has them in the order in which they came.
         return state | {"servers": sorted(state["servers"], key=lambda each: each["name"])}

@@ -8,7 +8,7 @@ from shared import machines
 from shared.fleet import wait
 from shared.load import Load, pages
 
-from superset_fleet.ansible import ROOT
+from superset_fleet.control.ask import ROOT
 
 testinfra_hosts = ["ansible://haproxy"]
 

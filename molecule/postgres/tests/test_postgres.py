@@ -2,7 +2,7 @@
 
 import pytest
 
-from superset_fleet.ansible import AnsibleFailed, run_module
+from superset_fleet.control.ask import AnsibleFailed, run_module
 
 testinfra_hosts = ["ansible://postgres"]
 

@@ -21,7 +21,7 @@ SCHEDULE = """
 from celery import Celery
 from celery.schedules import schedule
 from redbeat import RedBeatSchedulerEntry
-from superset_fleet import facts
+from superset_fleet.state import facts
 
 app = Celery()
 app.conf.redbeat_redis_url = facts.redis_url(

@@ -10,7 +10,7 @@ import requests
 from shared.fleet import Fleet
 from support import Ask, Play, Query
 
-from superset_fleet.ansible import ROOT, run_module, template
+from superset_fleet.control.ask import ROOT, run_module, template
 
 
 @pytest.fixture(scope="session")

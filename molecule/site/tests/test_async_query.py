@@ -7,7 +7,7 @@ import pytest
 import yaml
 from support import Query
 
-from superset_fleet.ansible import ROOT, AnsibleFailed, run_module
+from superset_fleet.control.ask import ROOT, AnsibleFailed, run_module
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import yaml
 from shared.fleet import Fleet
 from support import Play, replaced
 
-from superset_fleet.ansible import ROOT
+from superset_fleet.control.ask import ROOT
 
 SECRET = "/superset-fleet/superset/secrets/redis_cache_password"
 

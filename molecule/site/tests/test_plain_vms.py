@@ -11,7 +11,7 @@ import pytest
 import yaml
 from support import Play
 
-from superset_fleet.ansible import ROOT
+from superset_fleet.control.ask import ROOT
 
 # Two machines carry all six roles: a fleet of the smallest size.
 ROLES = {"state": ["haproxy", "postgres", "redis"], "work": ["superset_web", "celery_worker"]}

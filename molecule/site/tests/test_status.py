@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from shared.fleet import Fleet, operator, wait
 
-from superset_fleet.ansible import ROOT
+from superset_fleet.control.ask import ROOT
 
 
 def status(*options: str) -> subprocess.CompletedProcess[str]:

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from superset_fleet.ansible import ROOT
-from superset_fleet.guard.tasks import TASKS
+from superset_fleet.control.ask import ROOT
+from superset_fleet.state.jobs import TASKS
 
 testinfra_hosts = ["ansible://scheduler"]
 

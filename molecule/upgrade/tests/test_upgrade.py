@@ -14,7 +14,7 @@ from shared import machines
 from shared.fleet import play
 from shared.load import Load, pages
 
-from superset_fleet.ansible import ROOT
+from superset_fleet.control.ask import ROOT
 
 Upgrade = Callable[..., tuple[int, str]]
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import sqlalchemy
 
-from superset_fleet.facts import GUARD, redis_url
-from superset_fleet.guard.registry import Registry, Worker
+from superset_fleet.state.facts import GUARD, redis_url
+from superset_fleet.state.registry import Registry, Worker
 from superset_fleet.guard.setup import EXTENSION
 
 CONFIG = Path("/etc/superset/superset_config.py")

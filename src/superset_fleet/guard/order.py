@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kombu.utils.scheduling import round_robin_cycle
 
-from .tasks import BROWSER_QUEUES
+from ..state.jobs import BROWSER_QUEUES
 
 
 class QueriesFirst(round_robin_cycle):  # type: ignore[misc]

@@ -14,9 +14,9 @@ from kombu.utils import json
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import rows
-from .registry import Job, Queue
-from .tasks import job_name, query_id_of
+from ..state import rows
+from ..state.registry import Job, Queue
+from ..state.jobs import job_name, query_id_of
 
 if TYPE_CHECKING:
     from .setup import Guard

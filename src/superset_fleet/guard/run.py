@@ -18,9 +18,9 @@ from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..times import TIMES
-from . import rows
-from .registry import Run
-from .tasks import first, job_name, query_id_of
+from ..state import rows
+from ..state.registry import Run
+from ..state.jobs import first, job_name, query_id_of
 
 if TYPE_CHECKING:
     from .setup import Guard

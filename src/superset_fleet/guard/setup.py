@@ -9,8 +9,8 @@ from typing import Any
 from redis import RedisError
 
 from . import publish, run
-from .registry import Registry
-from .tasks import TASKS
+from ..state.registry import Registry
+from ..state.jobs import TASKS
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from redis import RedisError
 
 from ..times import TIMES
 from .drain import Drain
-from .registry import Finished, Worker
-from .tasks import job_name
+from ..state.registry import Finished, Worker
+from ..state.jobs import job_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

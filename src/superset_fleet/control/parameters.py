@@ -13,7 +13,7 @@ import multiprocessing
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import aws
+from ..cloud import client as aws
 
 _memory = mmap.mmap(-1, 1 << 18)  # bytes; what does not fit is read by each process for itself
 _lock = multiprocessing.get_context("fork").Lock()

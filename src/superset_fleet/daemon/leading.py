@@ -9,7 +9,7 @@ import redis
 from redis.exceptions import LockError
 
 from .service import tell
-from .times import TIMES
+from ..times import TIMES
 
 
 class Lead:

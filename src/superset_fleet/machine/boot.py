@@ -21,9 +21,9 @@ from typing import Any
 
 import botocore.exceptions
 
-from . import aws
-from .instance import Identity, Metadata, MetadataError
-from .service import begin_journal, tell, until_terminated
+from ..cloud import client as aws
+from ..cloud.metadata import Identity, Metadata, MetadataError
+from ..daemon.service import begin_journal, tell, until_terminated
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import aws, membership
-from .discovery import VALUES, Cloud, Memory, Region
+from ..cloud import client as aws
+from . import plan as membership
+from ..cloud.discovery import VALUES, Cloud, Memory, Region
 from .haproxy import SOCKET, HAProxy, HAProxyError, Server
-from .membership import WAITING, Action
-from .service import begin_journal, notify, tell, until_terminated
+from .plan import WAITING, Action
+from ..daemon.service import begin_journal, notify, tell, until_terminated
 
 CONFIGURATION = "/etc/fleetd/fleetd.json"
 LOOK_SECONDS = 0.5  # between two looks at servers that are about to enter or to leave
@@ -367,7 +368,3 @@ def main() -> None:
     if settings.metrics_port:
         serve_metrics(daemon.figures, settings.metrics_port)
     daemon.run(until_terminated())
-
-
-if __name__ == "__main__":
-    main()

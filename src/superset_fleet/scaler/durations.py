@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from .guard.registry import Worker
-from .scaling import Policy
+from ..state.registry import Worker
+from .decide import Policy
 
 # A task counts until so many newer ones of its queue have ended; their median age is half of it.
 # Not for a time: after a quiet night the tasks of the evening are the best that is known, and in

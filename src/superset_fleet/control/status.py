@@ -21,11 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import aws
-from . import scaling_report as scaling
-from .ansible import AnsibleFailed, run_module, template
-from .discovery import lifecycle_of
-from .text import columns
+from ..cloud import client as aws
+from ..cloud.discovery import lifecycle_of
+from . import scaling
+from .ask import AnsibleFailed, run_module, template
+from .tables import columns
 
 EVENTS = 8  # the newest that are shown
 STATS_SECONDS = 3.0  # for HAProxy's answer

@@ -26,16 +26,17 @@ from typing import Any, NamedTuple
 
 import redis
 
-from . import aws, broker, facts
+from ..cloud import client as aws
+from ..state import broker, facts
 from .durations import Durations
-from .guard.registry import EVERY_GROUP, PREFIX, Hold, Registry, Wake, Worker
-from .guard.tasks import QUEUES
-from .instance import Metadata, MetadataError
-from .leading import Lead
-from .scaling import Load, Memory, Policy, decide
-from .service import begin_journal, repeat, tell, until_terminated
-from .times import TIMES
-from .worker_groups import CLOUD, STANDING, Cloud, Group, lives, machine_of, owners, standing
+from ..state.registry import EVERY_GROUP, PREFIX, Hold, Registry, Wake, Worker
+from ..state.jobs import QUEUES
+from ..cloud.metadata import Metadata, MetadataError
+from ..daemon.leading import Lead
+from .decide import Load, Memory, Policy, decide
+from ..daemon.service import begin_journal, repeat, tell, until_terminated
+from ..times import TIMES
+from .groups import CLOUD, STANDING, Cloud, Group, lives, machine_of, owners, standing
 
 STARTS = 5  # newest ones, whose median counts
 
@@ -511,7 +512,3 @@ def main() -> None:
     )
     registry = Registry(facts.redis_url(coordination, facts.GUARD), timeout_seconds=2)
     Scaler(registry, tasks, cloud, settings).run(until_terminated())
-
-
-if __name__ == "__main__":
-    main()

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from .ansible import AnsibleFailed, run_module, template, variables
-from .scaling_report import by_queue, leads, served, shown
+from .ask import AnsibleFailed, run_module, template, variables
+from .scaling import by_queue, leads, served, shown
 from .status import (
     COORDINATION,
     SUPERSET_PYTHON,
@@ -28,7 +28,7 @@ from .status import (
     screen,
     watch,
 )
-from .text import columns
+from .tables import columns
 
 
 def facts(*names: str) -> dict[str, Any]:

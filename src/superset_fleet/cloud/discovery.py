@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import aws
+from . import client as aws
 
 VALUES = 200  # the most values that EC2 takes in one filter
 DELAYS = (0.5, 1.0, 2.0, 4.0)  # seconds; EC2 knows an instance a moment after its group does

@@ -32,13 +32,13 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from . import broker, facts
-from .guard import rows
-from .guard.registry import PREFIX, Job, Queue, Registry, Run, Worker
-from .guard.tasks import first, job_name, query_id_of
-from .leading import Lead
-from .service import begin_journal, in_words, repeat, tell, until_terminated
-from .times import TIMES
+from ..state import broker, facts
+from ..state import rows
+from ..state.registry import PREFIX, Job, Queue, Registry, Run, Worker
+from ..state.jobs import first, job_name, query_id_of
+from ..daemon.leading import Lead
+from ..daemon.service import begin_journal, in_words, repeat, tell, until_terminated
+from ..times import TIMES
 
 SWEEP_ROWS = 20_000  # the newest rows, of which a sweep reads the unfinished ones
 SENDINGS = 3  # so often a job that never ran is sent, if --reruns does not allow more
@@ -797,7 +797,3 @@ def main() -> None:
         Limits(options.time_limit, options.reruns, options.wake_timeout),
     )
     watchdog.run(until_terminated())
-
-
-if __name__ == "__main__":
-    main()

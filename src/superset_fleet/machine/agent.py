@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import aws
-from .instance import LIFECYCLE, Identity, Metadata, MetadataError
-from .service import begin_journal, notify, tell, until_terminated
+from ..cloud import client as aws
+from ..cloud.metadata import LIFECYCLE, Identity, Metadata, MetadataError
+from ..daemon.service import begin_journal, notify, tell, until_terminated
 
 UNIT = "fleet-agent"  # its own
 HOOK = "leave"  # the lifecycle hook, as playbooks/provision.yml names it

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import aws
-from .discovery import lifecycle_of, role_of
-from .guard.registry import Worker
-from .instance import Metadata
-from .times import TIMES
+from ..cloud import client as aws
+from ..cloud.discovery import lifecycle_of, role_of
+from ..state.registry import Worker
+from ..cloud.metadata import Metadata
+from ..times import TIMES
 
 ROLE = "celery_worker"
 # Machines that no cloud has, as one group.

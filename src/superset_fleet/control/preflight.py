@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .guard.tasks import BROWSER_QUEUES, QUERY_QUEUES, QUEUES
+from ..state.jobs import BROWSER_QUEUES, QUERY_QUEUES, QUEUES
 
 
 @dataclass(frozen=True)

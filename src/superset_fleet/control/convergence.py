@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .aws import AwsError, explained
+from ..cloud.client import AwsError, explained
 
 # AWS may not know for some seconds what it has just made, nor tell what was just changed.
 SETTLING_SECONDS = 60.0

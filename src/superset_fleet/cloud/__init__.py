@@ -1,0 +1,1 @@
+"""AWS, as machines and the inventory ask it."""

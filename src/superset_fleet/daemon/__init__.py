@@ -1,0 +1,1 @@
+"""What every service of the fleet is made of."""

@@ -1,0 +1,1 @@
+"""A machine of a cloud comes and goes: boot and agent."""

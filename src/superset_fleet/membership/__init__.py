@@ -1,0 +1,1 @@
+"""Keeps the servers of HAProxy as the fleet's web machines are."""

@@ -1,0 +1,5 @@
+"""python -m superset_fleet.membership"""
+
+from .daemon import main
+
+main()

@@ -1,0 +1,1 @@
+"""Sets how many workers there are, by what waits and runs."""

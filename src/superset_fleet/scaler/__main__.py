@@ -1,0 +1,5 @@
+"""python -m superset_fleet.scaler"""
+
+from .daemon import main
+
+main()

@@ -1,0 +1,1 @@
+"""What the fleet knows: in Redis, in the table `query`, in each machine's facts file."""

@@ -1,0 +1,5 @@
+"""python -m superset_fleet.watchdog"""
+
+from .daemon import main
+
+main()

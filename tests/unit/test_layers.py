@@ -1,0 +1,97 @@
+"""What of the package may import what, and what of it Ansible can ship."""
+
+import ast
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from superset_fleet.control.ask import ROOT
+
+PACKAGE = ROOT / "src/superset_fleet"
+# The ground, which all may import; it imports times and roles alone.
+GROUND: dict[str, set[str]] = {"cloud": set(), "daemon": set(), "state": set()}
+# Actors: each imports the ground and nobody beside it.
+ACTORS = {
+    "control": {"cloud", "state"},
+    "guard": {"state"},
+    "machine": {"cloud", "daemon"},
+    "membership": {"cloud", "daemon"},
+    "scaler": {"cloud", "daemon", "state"},
+    "watchdog": {"daemon", "state"},
+}
+
+
+def imports(path: Path) -> Iterator[tuple[str, ...]]:
+    """Yield what a file of the package imports, absolutely, as parts of dotted names."""
+    here = path.relative_to(PACKAGE.parent).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else ()
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            yield module
+            yield from ((*module, alias.name) for alias in node.names)
+
+
+def package_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def test_packages_import_what_the_table_says_and_nothing_else() -> None:
+    seen: dict[str, set[str]] = defaultdict(set)
+    for path in PACKAGE.rglob("*.py"):
+        seen[package_of(path)] |= {
+            name[1]
+            for name in imports(path)
+            if name[0] == "superset_fleet" and len(name) > 1 and (PACKAGE / name[1]).is_dir()
+        } - {package_of(path)}
+    assert dict(seen) == {"": set(), **GROUND, **ACTORS}
+
+
+def test_actors_import_the_ground_alone() -> None:
+    assert {name for used in ACTORS.values() for name in used} <= GROUND.keys()
+
+
+def shipped(path: Path) -> set[Path]:
+    """Return the files of the package that Ansible ships with a module."""
+    found: set[Path] = set()
+    wanted = [path]
+    while wanted:
+        for name in imports(wanted.pop()):
+            if name[:2] == ("ansible", "module_utils"):
+                name = name[2:]
+            if name[0] != "superset_fleet":
+                continue
+            file = PACKAGE.parent.joinpath(*name).with_suffix(".py")
+            if file.exists() and file not in found:
+                found.add(file)
+                wanted.append(file)
+    return found
+
+
+@pytest.mark.parametrize(
+    "module", sorted((ROOT / "library").glob("*.py")), ids=lambda path: path.stem
+)
+def test_a_module_names_each_library_that_it_needs_beyond_pythons_own(module: Path) -> None:
+    (text,) = (
+        str(node.value.value)
+        for node in ast.parse(module.read_text()).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        and node.targets[0].id == "DOCUMENTATION"
+    )
+    named = set(yaml.safe_load(text).get("requirements", ()))
+    known = {*sys.stdlib_module_names, "ansible", "superset_fleet"}
+    used = {name[0] for path in {module, *shipped(module)} for name in top_level(path)}
+    assert used - known == named
+
+
+def top_level(path: Path) -> Iterator[tuple[str, ...]]:
+    return imports(path)
