@@ -55,7 +55,12 @@ import time
 from collections.abc import Iterable, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.superset_fleet.membership.haproxy import SOCKET, HAProxy, HAProxyError, Server
+from ansible.module_utils.superset_fleet.membership.haproxy import (
+    SOCKET,
+    HAProxy,
+    HAProxyError,
+    Server,
+)
 
 LOOK_SECONDS = 0.5
 

@@ -118,7 +118,12 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.superset_fleet.membership import plan as membership
-from ansible.module_utils.superset_fleet.membership.haproxy import SOCKET, HAProxy, HAProxyError, Server
+from ansible.module_utils.superset_fleet.membership.haproxy import (
+    SOCKET,
+    HAProxy,
+    HAProxyError,
+    Server,
+)
 from ansible.module_utils.superset_fleet.membership.plan import WAITING, Action
 
 LOOK_SECONDS = 0.2  # between two looks while something is waited for

@@ -101,8 +101,8 @@ from typing import Any
 
 import boto3
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.superset_fleet.control import preflight
 from ansible.module_utils.superset_fleet.cloud.client import AwsError
+from ansible.module_utils.superset_fleet.control import preflight
 from ansible.module_utils.superset_fleet.control.convergence import Step, converge, tag_list
 
 

@@ -135,7 +135,11 @@ from typing import Any
 from urllib.parse import quote
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.superset_fleet.control.superset import SESSION_OPTIONS, Superset, SupersetError
+from ansible.module_utils.superset_fleet.control.superset import (
+    SESSION_OPTIONS,
+    Superset,
+    SupersetError,
+)
 
 # Superset shows this in place of a password, and keeps the password when it gets this back.
 MASK = "X" * 10

@@ -124,7 +124,12 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.superset_fleet.control.superset import SESSION_OPTIONS, Superset, SupersetError, rison
+from ansible.module_utils.superset_fleet.control.superset import (
+    SESSION_OPTIONS,
+    Superset,
+    SupersetError,
+    rison,
+)
 
 ENDED = {"success", "failed", "stopped", "timed_out"}
 WORKERS = "systemctl status celery-worker on the celery_worker machines"

@@ -31,10 +31,9 @@ import redis
 import sqlalchemy
 from celery import Celery
 
-from superset_fleet.state import facts
-from superset_fleet.state import rows
-from superset_fleet.state.registry import Job, Registry, Run, Worker
+from superset_fleet.state import facts, rows
 from superset_fleet.state.jobs import QUERIES
+from superset_fleet.state.registry import Job, Registry, Run, Worker
 
 QUEUE = "sql_lab"
 SLOTS = 8

@@ -63,8 +63,8 @@ class LookupModule(LookupBase):  # type: ignore[misc]
     ) -> list[str]:
         """Return the secrets that the terms name, or the names of all."""
         try:
-            from superset_fleet.control import parameters as secrets
             from superset_fleet.cloud.client import AwsError
+            from superset_fleet.control import parameters as secrets
         except ImportError as error:
             raise AnsibleLookupError(f"{error}: run ./fleet, it makes the environment") from None
         self.set_options(var_options=variables, direct=kwargs)

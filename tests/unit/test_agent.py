@@ -18,9 +18,9 @@ from aws_server import Aws, Reply, autoscaling_error
 from metadata_server import Imds
 from waiting import until
 
+from superset_fleet.cloud.metadata import Metadata
 from superset_fleet.machine import agent as fleet_agent
 from superset_fleet.machine.agent import Agent
-from superset_fleet.cloud.metadata import Metadata
 
 COMPLETE, BEAT = "CompleteLifecycleAction", "RecordLifecycleActionHeartbeat"
 UNITS = {

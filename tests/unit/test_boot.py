@@ -24,8 +24,8 @@ from metadata_server import Imds
 from waiting import until
 
 from superset_fleet.cloud import client as fleet_aws
-from superset_fleet.machine.boot import NotYet, read_facts
 from superset_fleet.cloud.metadata import Identity
+from superset_fleet.machine.boot import NotYet, read_facts
 
 FACTS = '{\n    "secret_key": "hidden"\n}\n'
 PARAMETER = "/superset-fleet/superset/facts/superset_web"

@@ -20,7 +20,14 @@ from servers import free_port
 from waiting import until
 
 from superset_fleet.cloud.client import AwsError
-from superset_fleet.membership.daemon import Figures, Fleetd, Instances, Settings, Sight, pause_after
+from superset_fleet.membership.daemon import (
+    Figures,
+    Fleetd,
+    Instances,
+    Settings,
+    Sight,
+    pause_after,
+)
 from superset_fleet.membership.haproxy import HAProxy, Server
 
 GROUP = "superset-superset_web"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from superset_fleet.state.registry import Registry, Worker
 from superset_fleet.guard.worker import NEWEST, Stopwatch
+from superset_fleet.state.registry import Registry, Worker
 
 APP = """
 import os

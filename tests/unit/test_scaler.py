@@ -25,9 +25,9 @@ from aws_server import (
 )
 
 from superset_fleet.cloud.client import AwsError
-from superset_fleet.state.registry import WORKERS, Registry, Worker
 from superset_fleet.scaler.daemon import Scaler, Settings, Starts, metrics, protections
 from superset_fleet.scaler.groups import Cloud, Group, Machine, lives, owners
+from superset_fleet.state.registry import WORKERS, Registry, Worker
 
 NAME = "superset-celery_worker"
 NO_TAGS: Mapping[str, str] = {}

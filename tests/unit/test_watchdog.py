@@ -19,11 +19,21 @@ import pytest
 import redis
 from celery import Celery
 
+import superset_fleet
 from superset_fleet.state import facts
-from superset_fleet.watchdog import daemon as watchdog
+from superset_fleet.state.broker import Messages
 from superset_fleet.state.registry import Job, Queue, Run, Wake, Worker
 from superset_fleet.state.rows import Row
-from superset_fleet.watchdog.daemon import FORGET, Broker, Case, Limits, Observed, Sight, cases, judge, judge_unknown, silences, strangers
+from superset_fleet.watchdog.judge import FORGET, judge, judge_unknown
+from superset_fleet.watchdog.sight import (
+    Case,
+    Limits,
+    Observed,
+    Sight,
+    cases,
+    rows_without_job,
+    silences,
+)
 
 JOB = Job(task="sql_lab.get_sql_results", task_id="t", queue="sql_lab", at=1000.0)
 READS, WRITES = (Run("worker@vm#1", "7", read_only=each, at=1000.0) for each in (True, False))
@@ -516,7 +526,7 @@ def test_a_wrong_clock_of_redis_makes_no_worker_silent() -> None:
     assert case.held and not case.queue_silent
 
 
-def test_strangers_are_rows_that_are_in_no_register_and_with_no_worker_that_lives() -> None:
+def test_rows_without_job_are_those_that_are_in_no_register_and_with_no_worker_that_lives() -> None:
     scene = Scene("query:17")
     scene.add("worker@vm#1", active=["query:1"])
     scene.add("worker@vm#2", active=["query:2"])
@@ -524,7 +534,7 @@ def test_strangers_are_rows_that_are_in_no_register_and_with_no_worker_that_live
     scene.alive.remove("worker@vm#2")
     scene.look(6)
     unfinished = {number: Row("running", None) for number in (1, 2, 3, 17)}
-    unknown, died = strangers(scene.sight, silences(scene.sight, scene.observed), unfinished)
+    unknown, died = rows_without_job(scene.sight, silences(scene.sight, scene.observed), unfinished)
     assert list(unknown) == [2, 3]
     assert died == {2: scene.workers["worker@vm#2"]}
 
@@ -545,17 +555,17 @@ def test_messages_are_found_whatever_their_priority_and_number(empty: str) -> No
     celery.send_task("load_chart_data_into_cache", [{"job_id": "x"}, {}], queue="charts")
     celery.send_task("reports.scheduler", queue="charts")
     expected = {f"query:{number}" for number in (*range(450), 900)}
-    assert Broker(empty).waiting(["sql_lab", "no_such"]) == expected
-    assert Broker(empty).waiting(["charts"]) == {"chart:x"}
+    assert Messages(empty).waiting(["sql_lab", "no_such"]) == expected
+    assert Messages(empty).waiting(["charts"]) == {"chart:x"}
 
 
 def test_what_is_no_message_of_celery_is_passed_over(empty: str) -> None:
     redis.Redis.from_url(empty).lpush("sql_lab", "no json", "{}", json.dumps({"body": "="}))
-    assert Broker(empty).waiting(["sql_lab"]) == set()
+    assert Messages(empty).waiting(["sql_lab"]) == set()
 
 
 def test_of_another_broker_than_redis_nothing_is_known() -> None:
-    assert Broker("amqp://nobody").waiting(["sql_lab"]) is None
+    assert Messages("amqp://nobody").waiting(["sql_lab"]) is None
 
 
 def facts_of(server: dict[str, Any]) -> str:
@@ -567,7 +577,7 @@ def facts_of(server: dict[str, Any]) -> str:
 @contextmanager
 def process(named: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A watchdog as the unit starts it."""
-    source = Path(watchdog.__file__).parents[1]
+    source = Path(superset_fleet.__file__).parents[1]
     with subprocess.Popen(
         [sys.executable, "-m", "superset_fleet.watchdog", "--time-limit", "60"],
         stderr=subprocess.PIPE,

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import sqlalchemy
 
+from superset_fleet.guard.setup import EXTENSION
 from superset_fleet.state.facts import GUARD, redis_url
 from superset_fleet.state.registry import Registry, Worker
-from superset_fleet.guard.setup import EXTENSION
 
 CONFIG = Path("/etc/superset/superset_config.py")
 PASSWORD = "p@ss/word: 100%"  # needs quoting in a URL

@@ -8,8 +8,8 @@ from typing import Any
 import redis
 from redis.exceptions import LockError
 
-from .service import tell
 from ..times import TIMES
+from .service import tell
 
 
 class Lead:

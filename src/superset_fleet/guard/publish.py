@@ -15,8 +15,8 @@ from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..state import rows
-from ..state.registry import Job, Queue
 from ..state.jobs import job_name, query_id_of
+from ..state.registry import Job, Queue
 
 if TYPE_CHECKING:
     from .setup import Guard

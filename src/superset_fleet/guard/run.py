@@ -17,10 +17,10 @@ from celery.exceptions import SoftTimeLimitExceeded
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..times import TIMES
 from ..state import rows
-from ..state.registry import Run
 from ..state.jobs import first, job_name, query_id_of
+from ..state.registry import Run
+from ..times import TIMES
 
 if TYPE_CHECKING:
     from .setup import Guard

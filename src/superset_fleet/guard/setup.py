@@ -8,9 +8,9 @@ from typing import Any
 
 from redis import RedisError
 
-from . import publish, run
-from ..state.registry import Registry
 from ..state.jobs import TASKS
+from ..state.registry import Registry
+from . import publish, run
 
 log = logging.getLogger(__name__)
 

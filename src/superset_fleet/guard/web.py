@@ -22,10 +22,10 @@ import jinja2
 import kombu.exceptions
 from redis import RedisError
 
-from .ready import EXTENSION
-from ..times import TIMES
 from ..state import registry, rows
 from ..state.jobs import CHARTS, QUERIES, query_id_of
+from ..times import TIMES
+from .ready import EXTENSION
 
 if TYPE_CHECKING:
     from .publish import Refused

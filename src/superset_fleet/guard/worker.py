@@ -22,10 +22,10 @@ from celery import signals
 from celery.worker import state
 from redis import RedisError
 
+from ..state.jobs import job_name
+from ..state.registry import Finished, Worker
 from ..times import TIMES
 from .drain import Drain
-from ..state.registry import Finished, Worker
-from ..state.jobs import job_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cloud import client as aws
-from . import plan as membership
 from ..cloud.discovery import VALUES, Cloud, Memory, Region
+from ..daemon.service import begin_journal, notify, tell, until_terminated
+from . import plan as membership
 from .haproxy import SOCKET, HAProxy, HAProxyError, Server
 from .plan import WAITING, Action
-from ..daemon.service import begin_journal, notify, tell, until_terminated
 
 CONFIGURATION = "/etc/fleetd/fleetd.json"
 LOOK_SECONDS = 0.5  # between two looks at servers that are about to enter or to leave

@@ -27,15 +27,15 @@ from typing import Any, NamedTuple
 import redis
 
 from ..cloud import client as aws
-from ..state import broker, facts
-from .durations import Durations
-from ..state.registry import EVERY_GROUP, PREFIX, Hold, Registry, Wake, Worker
-from ..state.jobs import QUEUES
 from ..cloud.metadata import Metadata, MetadataError
 from ..daemon.leading import Lead
-from .decide import Load, Memory, Policy, decide
 from ..daemon.service import begin_journal, repeat, tell, until_terminated
+from ..state import broker, facts
+from ..state.jobs import QUEUES
+from ..state.registry import EVERY_GROUP, PREFIX, Hold, Registry, Wake, Worker
 from ..times import TIMES
+from .decide import Load, Memory, Policy, decide
+from .durations import Durations
 from .groups import CLOUD, STANDING, Cloud, Group, lives, machine_of, owners, standing
 
 STARTS = 5  # newest ones, whose median counts

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from ..cloud import client as aws
 from ..cloud.discovery import lifecycle_of, role_of
-from ..state.registry import Worker
 from ..cloud.metadata import Metadata
+from ..state.registry import Worker
 from ..times import TIMES
 
 ROLE = "celery_worker"

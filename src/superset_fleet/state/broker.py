@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Set
 from typing import Any
+
+import redis
+
+from .jobs import job_name
 
 # Those of kombu's transport, which is not installed wherever somebody looks into a queue.
 SEPARATOR = "\x06\x16"
 PRIORITIES = (0, 3, 6, 9)  # the first one's list has the queue's own name
+SCAN_MESSAGES = 200  # of a queue, read at once
 TAKEN, TAKEN_AT = "unacked", "unacked_index"  # tasks not confirmed yet, and since when
 
 
@@ -41,3 +48,40 @@ def abandoned(client: Any, before: float) -> Counter[str]:
     late = client.zrangebyscore(TAKEN_AT, "-inf", before)
     tasks = client.hmget(TAKEN, late) if late else []
     return Counter(json.loads(task)[-1] for task in tasks if task)
+
+
+class Messages:
+    """Messages that wait. Only Redis lets us look; of any other broker nothing is known."""
+
+    def __init__(self, url: str) -> None:
+        self._redis: Any = None
+        if url.startswith(("redis://", "rediss://")):
+            self._redis = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+
+    def waiting(self, queues: Collection[str]) -> Set[str] | None:
+        """Return the jobs whose messages are in these queues, None where nobody can look.
+
+        Messages come in at the head, leave at the tail and are read from the head on, so none is
+        missed that stays. One that a worker has taken and not confirmed is that worker's matter:
+        it names the job with each beat, and of a dead worker the job is sent again.
+        """
+        if self._redis is None:
+            return None
+        names = [each for queue in queues for each in lists(queue)]
+        return {name for each in names for text in self._messages(each) if (name := job_of(text))}
+
+    def _messages(self, name: str) -> Iterator[bytes]:
+        start = 0
+        while texts := self._redis.lrange(name, start, start + SCAN_MESSAGES - 1):
+            yield from texts
+            start += SCAN_MESSAGES
+
+
+def job_of(message: bytes) -> str:
+    """Return the job of a message as Celery sends it, '' where it has none."""
+    try:
+        envelope = json.loads(message)
+        args, kwargs, _ = json.loads(base64.b64decode(envelope["body"]))
+        return job_name(envelope["headers"]["task"], args, kwargs)
+    except (ValueError, LookupError, TypeError, binascii.Error):
+        return ""

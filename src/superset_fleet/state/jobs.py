@@ -34,3 +34,8 @@ def query_id_of(job: str) -> int | None:
     """Return the id of the row that a job is about, None for a chart."""
     kind, _, name = job.partition(":")
     return int(name) if kind == "query" else None
+
+
+def query_name(query_id: int) -> str:
+    """Return the name of a query's job."""
+    return f"query:{query_id}"

@@ -14,15 +14,11 @@ Each decision is one line in the journal (`event=rerun job=query:17 ...`) and is
 from __future__ import annotations
 
 import argparse
-import base64
-import binascii
 import functools
-import json
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 import psycopg2.errors
@@ -32,471 +28,21 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from ..state import broker, facts
-from ..state import rows
-from ..state.registry import PREFIX, Job, Queue, Registry, Run, Worker
-from ..state.jobs import first, job_name, query_id_of
 from ..daemon.leading import Lead
 from ..daemon.service import begin_journal, in_words, repeat, tell, until_terminated
+from ..state import broker, facts, rows
+from ..state.jobs import first, query_id_of, query_name
+from ..state.registry import PREFIX, Registry
 from ..times import TIMES
+from .judge import FORGET, WAITS, Decision, judge, judge_unknown
+from .sight import Case, Limits, Observed, Sight, cases, rows_without_job, silences
+from .words import FORGOTTEN
 
 SWEEP_ROWS = 20_000  # the newest rows, of which a sweep reads the unfinished ones
-SENDINGS = 3  # so often a job that never ran is sent, if --reruns does not allow more
-SCAN_MESSAGES = 200  # of a queue, read at once
 STREAMS = "async-events-", 1_000, 1_000_000  # Superset's defaults: prefix, lengths
-
-FORGET = "forget"  # the one decision that nobody needs to hear of
-WAITS = "waits"  # the one that changes nothing: it is said once
 OUTAGES = redis.RedisError, SQLAlchemyError, BrokerError
 
 
-# -- What is seen ---------------------------------------------------------------------------------
-class Observed:
-    """Since when things look as they do, without a break, by this process' own clock."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._now = 0.0
-        self._before: dict[Hashable, tuple[Hashable, float]] = {}
-        self._seen: dict[Hashable, tuple[Hashable, float]] = {}
-
-    def begin(self) -> None:
-        """Begin a tick. What was not looked at in the last one is new."""
-        last, self._now = self._now, self._clock()
-        self._before, self._seen = self._seen, {}
-        if self._now - last > TIMES.watch_break_seconds:
-            self._before = {}
-
-    def restart(self) -> None:
-        """Forget everything: there was a time when nothing could be seen."""
-        self._before, self._seen = {}, {}
-
-    def seconds(self, thing: Hashable, looks: Hashable) -> float:
-        """Return for how long a thing has looked so."""
-        before = self._before.get(thing)
-        since = before[1] if before and before[0] == looks else self._now
-        self._seen[thing] = looks, since
-        return self._now - since
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What the registry, the broker and the database say, at one tick."""
-
-    now: float  # Redis' time
-    workers: Mapping[str, Worker] = field(default_factory=dict)
-    queues: Mapping[str, Queue] = field(default_factory=dict)
-    jobs: Mapping[str, Job] = field(default_factory=dict)
-    runs: Mapping[str, Run] = field(default_factory=dict)
-    rows: Mapping[int, rows.Row] = field(default_factory=dict)
-    # Jobs whose message was in no queue at the last look. Where it is only on its way from the
-    # queue to a worker, that worker names it with its next beat.
-    absent: Set[str] = frozenset()
-
-
-UNKNOWN = Queue(0, None)  # a queue that nobody has looked at
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is to be judged of one job."""
-
-    name: str
-    job: Job
-    status: str = ""  # of the row; of a chart pending or running; '' where there is none
-    token: Any = None  # of the row
-    run: Run | None = None
-    worker: str = ""  # that has it, or had it last; '' where that is not known
-    last_beat: float | None = None  # when that worker was heard last, None where it said good-bye
-    process_only: bool = False  # that worker lives, but not the process that ran the job
-    ran_seconds: float = 0.0
-    held: bool = False  # a worker that lives has it
-    # For how long nobody has had it: no worker that lives and, where it waits, no queue.
-    orphan_seconds: float = 0.0
-    queue_silent: bool = False  # no worker that lives takes from its queue
-    queue_seen: float | None = None  # when one was seen last, None for never
-    queue: Queue = UNKNOWN  # with what the scaler says of it
-    unstarted_seconds: float = 0.0  # for how long nobody has said that he starts a worker for it
-    waited_seconds: float = 0.0  # since it was sent, and since a worker was seen, by Redis
-
-    @property
-    def host(self) -> str:
-        """Where that worker is, e.g. vm of worker@vm#1a2b3c4d."""
-        return self.worker.partition("@")[2].partition("#")[0]
-
-    @property
-    def read_only(self) -> bool:
-        """Whether it is known that it can be run twice."""
-        return query_id_of(self.name) is None or bool(self.run and self.run.read_only)
-
-
-def silences(sight: Sight, observed: Observed) -> dict[str, float]:
-    """Return for how long each worker's heartbeat has stood still."""
-    return {
-        name: observed.seconds(("worker", name), worker.last_beat)
-        for name, worker in sight.workers.items()
-    }
-
-
-def queue_silences(sight: Sight, observed: Observed) -> dict[str, float]:
-    """Return for how long the heartbeats of all who take from a queue have stood still.
-
-    A worker without any queue is on its way back to the broker, and may take from each of them.
-    """
-    takers = {name: worker for name, worker in sight.workers.items() if not worker.draining}
-    queues = {queue for worker in takers.values() for queue in worker.queues}
-    queues.update(job.queue for job in sight.jobs.values())
-    beats: dict[str, set[tuple[str, float]]] = {queue: set() for queue in queues}
-    for name, worker in takers.items():
-        for queue in worker.queues or queues:
-            beats[queue].add((name, worker.last_beat))
-    return {
-        queue: observed.seconds(("queue", queue), frozenset(those))
-        for queue, those in beats.items()
-    }
-
-
-def holders(sight: Sight) -> dict[str, list[str]]:
-    """Return by job which workers say, or said with their last beat, that they have it."""
-    found = defaultdict(list)
-    for name, worker in sight.workers.items():
-        for job in worker.active + worker.reserved:
-            found[job].append(name)
-    return found
-
-
-def cases(sight: Sight, observed: Observed) -> Iterator[Case]:
-    """Make of what is seen, and since when, what is to be judged."""
-    silent, queue_silent = silences(sight, observed), queue_silences(sight, observed)
-    held = holders(sight)
-    for name, job in sight.jobs.items():
-        query_id, run = query_id_of(name), sight.runs.get(name)
-        if query_id is None:
-            row = rows.Row("running" if run else "pending", None)
-        else:
-            row = sight.rows.get(query_id) or rows.Row("", None)
-            if run and run.token != str(row.token):
-                run = None  # of an earlier run
-        # What a dead worker had before the job was sent again does not count.
-        claiming = [each for each in held.get(name, []) if sight.workers[each].last_beat > job.at]
-        if row.status == "running":
-            alive = [each for each in held.get(name, []) if silent[each] < TIMES.silent_seconds]
-            owners = [run.worker] if run else alive or claiming
-            having = [
-                each
-                for each in owners
-                if each in sight.workers and name in sight.workers[each].active
-            ]
-        else:
-            owners = having = claiming
-        if having:
-            orphan = min(silent[each] for each in having)
-        elif row.status == "running" or name in sight.absent:
-            orphan = observed.seconds(("job", name), (row, run, job.attempt))
-        else:
-            orphan = 0.0
-        owner = owners[0] if owners else ""
-        queue = sight.queues.get(job.queue, UNKNOWN)
-        since = queue.silent_seconds
-        seen = None if since is None else sight.now - since
-        unstarted = 0.0 if queue.starts else observed.seconds(("unstarted", job.queue), None)
-        worker = sight.workers.get(owner)
-        yield Case(
-            name=name,
-            job=job,
-            status=row.status,
-            token=row.token,
-            run=run,
-            worker=owner,
-            last_beat=worker.last_beat if worker else None,
-            process_only=bool(worker) and silent[owner] < TIMES.lively_seconds,
-            ran_seconds=sight.now - run.at if run else 0.0,
-            held=bool(having) and orphan < TIMES.silent_seconds,
-            orphan_seconds=orphan,
-            queue_silent=queue_silent[job.queue] >= TIMES.silent_seconds,
-            queue_seen=seen,
-            queue=queue,
-            unstarted_seconds=unstarted,
-            waited_seconds=sight.now - max(job.at, seen or 0.0),
-        )
-
-
-def query_name(query_id: int) -> str:
-    """Return the name of a query's job."""
-    return f"query:{query_id}"
-
-
-def strangers(
-    sight: Sight, silent: Mapping[str, float], unfinished: Mapping[int, rows.Row]
-) -> tuple[dict[int, rows.Row], dict[int, Worker]]:
-    """Return the rows that are in no register and that no worker has that lives.
-
-    Such a query was sent while Redis could not be asked, or is older than the guard, or its
-    request was killed. The second part says which silent worker had it.
-    """
-    held = holders(sight)
-    unknown, died = {}, {}
-    for query_id, row in unfinished.items():
-        name = query_name(query_id)
-        having = held.get(name, [])
-        if name in sight.jobs or any(silent[each] < TIMES.silent_seconds for each in having):
-            continue
-        unknown[query_id] = row
-        if having:
-            died[query_id] = sight.workers[having[0]]
-    return unknown, died
-
-
-# -- What is decided ------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Limits:
-    """What an installation allows."""
-
-    time_limit_seconds: float  # the hard limit of a query's task
-    reruns: int  # how often a query is run again whose worker died
-    wake_timeout_seconds: float = 0.0  # of waiting for a worker to be started; 0: for none
-
-    @property
-    def wakes(self) -> bool:
-        """Whether queries wait for workers that are started."""
-        return self.wake_timeout_seconds > 0
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What is done about a job, and why: of a failure the message for the user."""
-
-    event: str
-    reason: str = ""
-
-
-def clock(seconds: float) -> str:
-    """Return a time of Redis in words."""
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
-
-
-def served(case: Case, limits: Limits) -> bool:
-    """Return whether a worker takes from a job's queue, or one is started that will.
-
-    The latter for some seconds more than the scaler says so: one may follow on another.
-    """
-    starts = limits.wakes and case.unstarted_seconds < TIMES.unstarted_seconds
-    return starts or not case.queue_silent
-
-
-def judge(case: Case, limits: Limits) -> Decision | None:
-    """Return what is to be done about a job, None to let it be."""
-    if case.status not in rows.UNFINISHED:
-        return Decision(FORGET)
-    if case.held:
-        return None
-    if case.status == "pending":
-        if not served(case, limits):
-            return Decision("failed_no_worker", no_worker(case, limits))
-        if case.queue_silent and case.waited_seconds >= limits.wake_timeout_seconds:
-            return Decision("failed_not_woken", not_woken(case))
-        if case.orphan_seconds < TIMES.silent_seconds:
-            return waits(case, limits)
-        if case.job.attempt < max(SENDINGS, limits.reruns + 1):
-            return Decision("resent", "No worker has it and it is in no queue; it has not run.")
-        return Decision("failed_lost", lost(case))
-    if case.orphan_seconds < TIMES.silent_seconds:
-        return None
-    if case.process_only and case.ran_seconds >= limits.time_limit_seconds:
-        return Decision("failed_time_limit", too_slow(case, limits))
-    if case.read_only and served(case, limits) and case.job.attempt <= limits.reruns:
-        return Decision("rerun", f"{died(case)}. It changes nothing, so it is run again.")
-    return Decision("failed_worker_died", worker_died(case, limits))
-
-
-def waits(case: Case, limits: Limits) -> Decision | None:
-    """Return what is said of a query for which a worker is being started, None as long as none is.
-
-    SQL Lab shows it until the query runs or ends, so it says nothing that is not true then. It
-    decides nothing, so it does not wait until the queue was seen to be silent.
-    """
-    wake = case.queue.wake
-    if not limits.wakes or case.queue.workers or wake is None or wake.state != "starting":
-        return None
-    return Decision(
-        WAITS,
-        f"No worker was running, so one was asked for at {clock(wake.since)}; this query waits "
-        f"for it. It fails if none has come within {limits.wake_timeout_seconds:.0f} seconds.",
-    )
-
-
-def judge_unknown(
-    status: str, seconds: float, worker: Worker | None, since: float, limits: Limits
-) -> Decision | None:
-    """Return what is to be done about the row of a query that is in no register.
-
-    It was noticed `seconds` ago, at the time `since`. `worker` is the silent one that said that
-    it ran it, None where there is none.
-    """
-    if status == "pending":
-        if seconds < TIMES.unknown_pending_seconds:
-            return None
-        return Decision(
-            "failed_unknown",
-            f"This query was lost before a worker took it: no queue and no worker has had it "
-            f"since {clock(since)}. It has not touched the database; run it again.",
-        )
-    if worker:
-        return Decision(
-            "failed_worker_died",
-            f"The worker {worker.host} that ran this query stopped (last heard of at "
-            f"{clock(worker.last_beat)}). {UNKNOWN_OUTCOME}",
-        )
-    if seconds < limits.time_limit_seconds + TIMES.unknown_running_seconds:
-        return None
-    return Decision(
-        "failed_unknown",
-        f"This query is marked as running, but no worker has run it since {clock(since)}. "
-        f"{UNKNOWN_OUTCOME}",
-    )
-
-
-# -- What users are told --------------------------------------------------------------------------
-UNKNOWN_OUTCOME = (
-    "It may have changed data, so its outcome is unknown and it was not run again. Check the data "
-    "before you run it again."
-)
-FORGOTTEN = (
-    "This query could not be sent to a worker once more, because what was sent is not known any "
-    "more. Nothing was changed by it; run it again."
-)
-ADMINISTRATOR = "(your administrator sees: fleet workers)"
-
-
-def not_run(case: Case) -> str:
-    """Return what did not happen to a query that waits; an earlier attempt may have begun it."""
-    if case.job.attempt == 1:
-        return "was not started and has not touched the database"
-    return "was not run again; nothing was changed by it"
-
-
-def last_seen(case: Case) -> str:
-    """Return when a job's queue had a worker."""
-    if case.queue_seen is None:
-        return "none was ever seen"
-    return f"the last one was seen at {clock(case.queue_seen)}"
-
-
-def no_worker(case: Case, limits: Limits) -> str:
-    """Return what a user is told whose query no worker will take."""
-    return (
-        f"No worker takes queries from the queue '{case.job.queue}' ({last_seen(case)})"
-        f"{not_started(case, limits)}, so this one {not_run(case)}. Run it again when a worker is "
-        f"back {ADMINISTRATOR}."
-    )
-
-
-def not_started(case: Case, limits: Limits) -> str:
-    """Return why none is started where queries wait for that, and '' where they do not."""
-    return f", and none is started ({case.queue.not_started})" if limits.wakes else ""
-
-
-def not_woken(case: Case) -> str:
-    """Return what a user is told whose query has waited long enough for a worker."""
-    wake = case.queue.wake
-    if wake is None or wake.state == "cannot":
-        said = f"none is started by now: {case.queue.not_started}"
-    elif wake.state == "starting":
-        said = f"one was asked for at {clock(wake.since)}: {wake.why}"
-    else:
-        said = f"none was asked for: {wake.why}"
-    return (
-        f"No worker has taken queries from the queue '{case.job.queue}' within "
-        f"{case.waited_seconds:.0f} seconds ({last_seen(case)}; {said}), so this one "
-        f"{not_run(case)}. Run it again when a worker is back {ADMINISTRATOR}."
-    )
-
-
-def lost(case: Case) -> str:
-    """Return what a user is told whose query never reached a worker."""
-    return (
-        f"This query was lost on its way to a worker (attempt {case.job.attempt}), so it "
-        f"{not_run(case)}. Run it again. If this happens again, tell your administrator that the "
-        f"workers do not keep what they take from the queue '{case.job.queue}'."
-    )
-
-
-def died(case: Case) -> str:
-    """Return what became of who ran a query, without a full stop."""
-    if case.process_only:
-        return (
-            f"The process that ran this query on the worker {case.host} was killed, perhaps for "
-            "want of memory"
-        )
-    heard = f" (last heard of at {clock(case.last_beat)})" if case.last_beat else ""
-    return f"The worker {case.host}{' ' * bool(case.host)}that ran this query stopped{heard}"
-
-
-def worker_died(case: Case, limits: Limits) -> str:
-    """Return what a user is told whose query is not run again."""
-    if not case.read_only:
-        return f"{died(case)}. {UNKNOWN_OUTCOME}"
-    if not served(case, limits):
-        return (
-            f"{died(case)}, and no other worker takes from the queue '{case.job.queue}'"
-            f"{not_started(case, limits)}. Nothing was changed by it; run it again when a worker "
-            f"is back {ADMINISTRATOR}."
-        )
-    return (
-        f"{died(case)}. This was attempt {case.job.attempt}, and no other one is made by itself. "
-        "Nothing was changed by it; run it again. If it stops its workers each time, it needs "
-        "more memory than they have."
-    )
-
-
-def too_slow(case: Case, limits: Limits) -> str:
-    """Return what a user is told whose query was killed at the time limit."""
-    changed = "Nothing was changed by it." if case.read_only else UNKNOWN_OUTCOME
-    return (
-        f"This query was stopped after the time limit of {limits.time_limit_seconds:.0f} seconds, "
-        f"on the worker {case.host}. {changed}"
-    )
-
-
-# -- The broker -----------------------------------------------------------------------------------
-class Broker:
-    """The messages that wait. Only Redis lets us look; of any other broker nothing is known."""
-
-    def __init__(self, url: str) -> None:
-        self._redis: Any = None
-        if url.startswith(("redis://", "rediss://")):
-            self._redis = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
-
-    def waiting(self, queues: Collection[str]) -> Set[str] | None:
-        """Return the jobs whose messages are in these queues, None where nobody can look.
-
-        Messages come in at the head, leave at the tail and are read from the head on, so none is
-        missed that stays. One that a worker has taken and not confirmed is that worker's matter:
-        it names the job with each beat, and of a dead worker the job is sent again.
-        """
-        if self._redis is None:
-            return None
-        lists = [each for queue in queues for each in broker.lists(queue)]
-        return {name for each in lists for text in self._messages(each) if (name := job_of(text))}
-
-    def _messages(self, name: str) -> Iterator[bytes]:
-        start = 0
-        while texts := self._redis.lrange(name, start, start + SCAN_MESSAGES - 1):
-            yield from texts
-            start += SCAN_MESSAGES
-
-
-def job_of(message: bytes) -> str:
-    """Return the job of a message as Celery sends it, '' where it has none."""
-    try:
-        envelope = json.loads(message)
-        args, kwargs, _ = json.loads(base64.b64decode(envelope["body"]))
-        return job_name(envelope["headers"]["task"], args, kwargs)
-    except (ValueError, LookupError, TypeError, binascii.Error):
-        return ""
-
-
-# -- The watchdog ---------------------------------------------------------------------------------
 class Watchdog:
     """Looks, judges and acts, once in each tick."""
 
@@ -510,7 +56,7 @@ class Watchdog:
     ) -> None:
         self._registry, self._limits = registry, limits
         self._observed = observed or Observed()
-        self._broker = Broker(broker_url)
+        self._broker = broker.Messages(broker_url)
         self._celery = Celery(broker=broker_url, set_as_current=False)
         self._celery.conf.update(
             task_ignore_result=True,
@@ -732,7 +278,7 @@ class Watchdog:
         self, sight: Sight, judged: Collection[Case], unfinished: Mapping[int, rows.Row]
     ) -> None:
         """Look into the broker, and at the rows of queries that are in no register."""
-        unknown, died = strangers(sight, silences(sight, self._observed), unfinished)
+        unknown, died = rows_without_job(sight, silences(sight, self._observed), unfinished)
         suspects = {each.name for each in judged if each.status == "pending" and not each.held}
         waiting: Set[str] | None = frozenset()
         if suspects or any(row.status == "pending" for row in unknown.values()):
@@ -761,7 +307,6 @@ class Watchdog:
         return decision if done else None
 
 
-# -- The process ----------------------------------------------------------------------------------
 def main() -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

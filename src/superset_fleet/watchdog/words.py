@@ -1,0 +1,112 @@
+"""What the watchdog tells users of their queries."""
+
+from __future__ import annotations
+
+import time
+
+from .sight import Case, Limits, served
+
+UNKNOWN_OUTCOME = (
+    "It may have changed data, so its outcome is unknown and it was not run again. Check the data "
+    "before you run it again."
+)
+FORGOTTEN = (
+    "This query could not be sent to a worker once more, because what was sent is not known any "
+    "more. Nothing was changed by it; run it again."
+)
+ADMINISTRATOR = "(your administrator sees: fleet workers)"
+
+
+def clock(seconds: float) -> str:
+    """Return a time of Redis in words."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
+def not_run(case: Case) -> str:
+    """Return what did not happen to a query that waits; an earlier attempt may have begun it."""
+    if case.job.attempt == 1:
+        return "was not started and has not touched the database"
+    return "was not run again; nothing was changed by it"
+
+
+def last_seen(case: Case) -> str:
+    """Return when a job's queue had a worker."""
+    if case.queue_seen is None:
+        return "none was ever seen"
+    return f"the last one was seen at {clock(case.queue_seen)}"
+
+
+def no_worker(case: Case, limits: Limits) -> str:
+    """Return what a user is told whose query no worker will take."""
+    return (
+        f"No worker takes queries from the queue '{case.job.queue}' ({last_seen(case)})"
+        f"{not_started(case, limits)}, so this one {not_run(case)}. Run it again when a worker is "
+        f"back {ADMINISTRATOR}."
+    )
+
+
+def not_started(case: Case, limits: Limits) -> str:
+    """Return why none is started where queries wait for that, and '' where they do not."""
+    return f", and none is started ({case.queue.not_started})" if limits.wakes else ""
+
+
+def not_woken(case: Case) -> str:
+    """Return what a user is told whose query has waited long enough for a worker."""
+    wake = case.queue.wake
+    if wake is None or wake.state == "cannot":
+        said = f"none is started by now: {case.queue.not_started}"
+    elif wake.state == "starting":
+        said = f"one was asked for at {clock(wake.since)}: {wake.why}"
+    else:
+        said = f"none was asked for: {wake.why}"
+    return (
+        f"No worker has taken queries from the queue '{case.job.queue}' within "
+        f"{case.waited_seconds:.0f} seconds ({last_seen(case)}; {said}), so this one "
+        f"{not_run(case)}. Run it again when a worker is back {ADMINISTRATOR}."
+    )
+
+
+def lost(case: Case) -> str:
+    """Return what a user is told whose query never reached a worker."""
+    return (
+        f"This query was lost on its way to a worker (attempt {case.job.attempt}), so it "
+        f"{not_run(case)}. Run it again. If this happens again, tell your administrator that the "
+        f"workers do not keep what they take from the queue '{case.job.queue}'."
+    )
+
+
+def died(case: Case) -> str:
+    """Return what became of who ran a query, without a full stop."""
+    if case.process_only:
+        return (
+            f"The process that ran this query on the worker {case.host} was killed, perhaps for "
+            "want of memory"
+        )
+    heard = f" (last heard of at {clock(case.last_beat)})" if case.last_beat else ""
+    return f"The worker {case.host}{' ' * bool(case.host)}that ran this query stopped{heard}"
+
+
+def worker_died(case: Case, limits: Limits) -> str:
+    """Return what a user is told whose query is not run again."""
+    if not case.read_only:
+        return f"{died(case)}. {UNKNOWN_OUTCOME}"
+    if not served(case, limits):
+        return (
+            f"{died(case)}, and no other worker takes from the queue '{case.job.queue}'"
+            f"{not_started(case, limits)}. Nothing was changed by it; run it again when a worker "
+            f"is back {ADMINISTRATOR}."
+        )
+    return (
+        f"{died(case)}. This was attempt {case.job.attempt}, and no other one is made by itself. "
+        "Nothing was changed by it; run it again. If it stops its workers each time, it needs "
+        "more memory than they have."
+    )
+
+
+def too_slow(case: Case, limits: Limits) -> str:
+    """Return what a user is told whose query was killed at the time limit."""
+    changed = "Nothing was changed by it." if case.read_only else UNKNOWN_OUTCOME
+    return (
+        f"This query was stopped after the time limit of {limits.time_limit_seconds:.0f} seconds, "
+        f"on the worker {case.host}. {changed}"
+    )
