@@ -12,7 +12,7 @@ description:
     there are fewer after O(timeout). The message names each queue that lacks workers.
   - A worker that has been silent for six seconds, and one that is draining, takes no tasks.
   - Changes nothing, so it runs in check mode too.
-requirements: [redis, kombu]
+requirements: [redis]
 options:
   redis:
     description: The Redis instance C(coordination).

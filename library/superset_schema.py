@@ -34,8 +34,7 @@ options:
     description: System user that Superset's code runs as.
     type: str
     default: superset
-requirements:
-  - The Python interpreter of Superset's virtual environment (C(ansible_python_interpreter)).
+requirements: [flask_migrate, psycopg2, superset]
 attributes:
   check_mode:
     support: full

@@ -37,6 +37,7 @@ options:
     description: User who may read the tables.
     type: str
     required: true
+requirements: [psycopg2]
 author:
   - Superset fleet
 """
