@@ -119,7 +119,7 @@ def test_what_no_worker_takes_is_refused_and_does_not_reach_the_broker(redis_url
     guard = Guard(redis_url)
     guard.registry.redis.flushall()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("superset_fleet.guard.registry.TIMES", AT_ONCE)
+        patch.setattr("superset_fleet.state.registry.TIMES", AT_ONCE)
         with pytest.raises(publish.Refused, match="none was ever seen"):
             guarded(guard, redis_url).delay(17, "select 1")
     assert guard.registry.redis.llen("sql_lab") == 0
@@ -129,7 +129,7 @@ def test_what_no_worker_takes_is_refused_and_does_not_reach_the_broker(redis_url
 def test_what_no_worker_takes_yet_is_sent_where_it_may_wait_for_one(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, wake: bool, sent: int
 ) -> None:
-    monkeypatch.setattr("superset_fleet.guard.registry.TIMES", AT_ONCE)
+    monkeypatch.setattr("superset_fleet.state.registry.TIMES", AT_ONCE)
     guard = Guard(redis_url, wake=wake)
     guard.registry.redis.flushall()
     guard.registry.wakes({"sql_lab": Wake("fleet-celery_worker", "ready")})

@@ -20,7 +20,7 @@ import time
 from types import SimpleNamespace
 from celery import Celery
 from superset_fleet.guard import worker
-from superset_fleet.guard.registry import Registry
+from superset_fleet.state.registry import Registry
 
 app = Celery(broker=os.environ["BROKER"])
 app.conf.worker_prefetch_multiplier = 1
