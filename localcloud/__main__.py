@@ -96,10 +96,7 @@ def up(cloud: Cloud) -> None:
             return
         clean(cloud)
         try:
-            images = Images(cloud)
-            images.sweep(unfinished=True)
-            base = images.ensure_base(cloud, say)
-            say(f"base image {base.id}: there")
+            make_image(cloud)
             block = network.up(cloud)
             say(f"network {block}: up, host side {cloud.link}")
             start_daemon(cloud, block)
@@ -107,6 +104,22 @@ def up(cloud: Cloud) -> None:
             clean(cloud)
             raise
         say(f"up after {time.monotonic() - began:.0f} s; AWS_CONFIG_FILE={cloud.aws_config}")
+
+
+def image(cloud: Cloud) -> None:
+    """Make the base image of a cloud that is down; nothing to do when it is there or up."""
+    with cloud.lock():
+        if not ask(cloud):
+            if problems := preflight.check(cloud):
+                raise CloudError(preflight.message(problems))
+            make_image(cloud)
+
+
+def make_image(cloud: Cloud) -> None:
+    images = Images(cloud)
+    images.sweep(unfinished=True)
+    base = images.ensure_base(cloud, say)
+    say(f"base image {base.id}: there")
 
 
 def start_daemon(cloud: Cloud, block: IPv4Network) -> None:
@@ -194,6 +207,7 @@ def main() -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="bring it up; returns when the API answers")
+    commands.add_parser("image", help="make the base image, which `up` does as well")
     down_parser = commands.add_parser("down", help="take it down; images and parameters are kept")
     down_parser.add_argument("--purge", action="store_true", help="keep nothing")
     status_parser = commands.add_parser("status", help="show images and machines; 3 = it is down")
@@ -211,6 +225,8 @@ def main() -> int:
         match arguments.command:
             case "up":
                 up(cloud)
+            case "image":
+                image(cloud)
             case "down":
                 down(cloud, arguments.purge)
             case "status":

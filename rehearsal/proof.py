@@ -155,9 +155,14 @@ def prepare(wanted: Iterable[str]) -> None:
     if set(wanted) & set(MACHINES):
         local.local_machine("test")
         packages += local.PACKAGES
+    steps = []
     if packages and Path("/etc/debian_version").exists():
         words = ["rehearsal/packages", *dict.fromkeys(packages)]
-        run([Step("Packages of the tests", [Command("packages-test", words)])])
+        steps.append(Step("Packages of the tests", [Command("packages-test", words)]))
+    if set(wanted) & set(MACHINES):  # the fleet and the clouds of tests begin with the same image
+        steps.append(Step("Base image", [Command("image-test", [*local.LOCALCLOUD, "image"])]))
+    if steps:
+        run(steps)
 
 
 def lint_jobs(wanted: Iterable[str]) -> list[Job]:

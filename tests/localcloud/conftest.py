@@ -262,10 +262,13 @@ def new_state(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     def make(name: str) -> Path:
         state = tmp_path_factory.mktemp(name)
         images = ROOT / ".localcloud" / "images"
-        if images.is_dir():
+        (state / "images/layers").mkdir(parents=True)
+        # What is being made has mounts within, and is nobody's yet.
+        layers = [path for path in images.glob("layers/*") if not path.name.startswith("new-")]
+        for paths, target in ((layers, "images/layers"), ([*images.glob("ami-*.json")], "images")):
             for how in ("--link", "--reflink=auto"):  # links do not cross file systems
-                copy = ["cp", "--archive", how, str(images), str(state)]
-                if subprocess.run(copy, capture_output=True, check=False).returncode == 0:
+                copy = ["cp", "--archive", how, *map(str, paths), str(state / target)]
+                if paths and subprocess.run(copy, capture_output=True, check=False).returncode == 0:
                     break
         return state
 
