@@ -14,7 +14,6 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from localcloud import network, preflight
 from localcloud.cloud import (
     API_PORT,
     REGION,
@@ -25,7 +24,8 @@ from localcloud.cloud import (
     unmount_below,
     write,
 )
-from localcloud.images import Images
+from localcloud.host import network, preflight
+from localcloud.host.images import Images
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60  # for the daemon to answer, on a busy machine

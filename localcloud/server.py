@@ -31,11 +31,13 @@ from moto.sts.responses import TokenResponse
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
-from localcloud import autoscaling, ec2, network
+from localcloud.api import ec2
+from localcloud.api.autoscaling import backend as autoscaling
+from localcloud.api.metadata import Identity, Metadata
 from localcloud.cloud import API_PORT, REGION, Cloud, CloudError, run, write
-from localcloud.images import Image, Images
-from localcloud.machines import Freeze, Machines, Spec
-from localcloud.metadata import Identity, Metadata
+from localcloud.host import network
+from localcloud.host.images import Image, Images
+from localcloud.host.machines import Freeze, Machines, Spec
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from conftest import LocalCloud
 
-from localcloud.network import SYSCTLS
+from localcloud.host.network import SYSCTLS
 
 
 def host(cloud: LocalCloud) -> dict[str, set[str]]:

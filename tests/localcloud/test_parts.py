@@ -5,14 +5,14 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from localcloud import network
+from localcloud.api.autoscaling.groups import next_zone
+from localcloud.api.autoscaling.lifecycle import TERMINATING, Action, Hook
+from localcloud.api.autoscaling.refresh import Bounds
+from localcloud.api.metadata import Identity, find, tree
 from localcloud.cloud import CloudError
-from localcloud.groups import next_zone
-from localcloud.images import reaches_guests
-from localcloud.lifecycle import TERMINATING, Action, Hook
-from localcloud.metadata import Identity, find, tree
-from localcloud.preflight import GIB, PACKAGES, Problem, message, missing_commands, short
-from localcloud.refresh import Bounds
+from localcloud.host import network
+from localcloud.host.images import reaches_guests
+from localcloud.host.preflight import GIB, PACKAGES, Problem, message, missing_commands, short
 from localcloud.server import service_of
 
 IDENTITY = Identity(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from moto.ec2.models.launch_templates import LaunchTemplate
 
-from localcloud.activities import REFRESH_END, at, cause, selected
+from localcloud.api.autoscaling.activities import REFRESH_END, at, cause, selected
 
 if TYPE_CHECKING:
-    from localcloud.groups import Group, Member
+    from localcloud.api.autoscaling.groups import Group, Member
 
 PATIENCE_SECONDS = 3600  # without any progress, then the refresh fails
 OPEN = ("Pending", "InProgress", "Baking", "RollbackInProgress", "Cancelling")

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from localcloud import network
 from localcloud.cloud import (
     Cloud,
     CloudError,
@@ -28,7 +27,8 @@ from localcloud.cloud import (
     run,
     tail,
 )
-from localcloud.images import Images
+from localcloud.host import network
+from localcloud.host.images import Images
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from moto.autoscaling.responses import AutoScalingResponse
 from moto.core.common_types import TYPE_RESPONSE
 from moto.core.responses import ActionResult, EmptyResult
 
-from localcloud import activities, lifecycle
-from localcloud.activities import Activities
-from localcloud.groups import IN_SERVICE, STANDBY, Group, Member
-from localcloud.lifecycle import Action, Clock, Hook
-from localcloud.refresh import Source
+from localcloud.api.autoscaling import activities, lifecycle
+from localcloud.api.autoscaling.activities import Activities
+from localcloud.api.autoscaling.groups import IN_SERVICE, STANDBY, Group, Member
+from localcloud.api.autoscaling.lifecycle import Action, Clock, Hook
+from localcloud.api.autoscaling.refresh import Source
 
 
 class Backend(AutoScalingBackend):

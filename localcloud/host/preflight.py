@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcloud import network
 from localcloud.cloud import Cloud, CloudError, run
-from localcloud.images import KEYRING
+from localcloud.host import network
+from localcloud.host.images import KEYRING
 
 GIB = 1024**3
 MEMORY_GIB = 6

@@ -19,8 +19,8 @@ from moto.ec2.models.subnets import Subnet
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import parse_user_data
 
-from localcloud import network
-from localcloud.images import Image, Images
+from localcloud.host import network
+from localcloud.host.images import Image, Images
 
 # The parameters of the request that is being answered: moto drops NoReboot on its way.
 request_form: ContextVar[dict[str, str]] = ContextVar("request_form")

@@ -17,13 +17,13 @@ from moto.autoscaling.exceptions import AutoscalingClientError, ValidationError
 from moto.autoscaling.models import ASG_NAME_TAG, FakeAutoScalingGroup, InstanceState
 from moto.core.exceptions import ServiceException
 
-from localcloud import activities
-from localcloud.activities import DIFFERENCE, Activity, at, cause
-from localcloud.lifecycle import LAUNCHING, TERMINATING, Action, Hook
-from localcloud.refresh import Preferences, Refresh, Source
+from localcloud.api.autoscaling import activities
+from localcloud.api.autoscaling.activities import DIFFERENCE, Activity, at, cause
+from localcloud.api.autoscaling.lifecycle import LAUNCHING, TERMINATING, Action, Hook
+from localcloud.api.autoscaling.refresh import Preferences, Refresh, Source
 
 if TYPE_CHECKING:
-    from localcloud.autoscaling import Backend
+    from localcloud.api.autoscaling.backend import Backend
 
 VERSION_TAG = "aws:ec2launchtemplate:version"
 TEMPLATE_TAG = "aws:ec2launchtemplate:id"
