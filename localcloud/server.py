@@ -32,7 +32,10 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
 from localcloud.api import ec2
-from localcloud.api.autoscaling import backend as autoscaling
+from localcloud.api.autoscaling import backend as groups
+from localcloud.api.autoscaling import response
+from localcloud.api.autoscaling.activities import Activities
+from localcloud.api.autoscaling.ground import Clock, Ground
 from localcloud.api.metadata import Identity, Metadata
 from localcloud.cloud import API_PORT, REGION, Cloud, CloudError, run, write
 from localcloud.host import network
@@ -42,7 +45,7 @@ from localcloud.host.machines import Freeze, Machines, Spec
 log = logging.getLogger(__name__)
 
 SERVICES: dict[str, type[BaseResponse]] = {
-    "autoscaling": autoscaling.Response,
+    "autoscaling": response.Response,
     "ec2": ec2.Response,
     "iam": IamResponse,
     "monitoring": CloudWatchResponse,
@@ -78,7 +81,7 @@ class Server:
         sweep = functools.partial(machines.pool.submit, machines.sweep)
         ground = ec2.Ground(self.images, block, self.freeze, machines.restart, sweep)
         self.ec2 = ec2.install(ground, ACCOUNT, REGION)
-        self.groups = autoscaling.install(ACCOUNT, REGION)
+        self.groups = groups.install(Ground(Clock(), Activities(), self.ec2), ACCOUNT, REGION)
         self.ssm = ssm_backends[ACCOUNT][REGION]
         for image in list(self.images.known.values()):
             self.ec2.register(image)
@@ -123,7 +126,7 @@ class Server:
                 return Response(json.dumps(self.report()), mimetype="application/json")
             case "POST", ["forward", seconds] if seconds.isdigit():
                 with self.lock:
-                    self.groups.clock.forward(int(seconds))
+                    self.groups.ground.clock.forward(int(seconds))
                     self.groups.reconcile()
                 self.wake.set()
                 return Response(f"the groups' clock is {seconds} s further\n")

@@ -5,8 +5,8 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from localcloud.api.autoscaling.groups import next_zone
 from localcloud.api.autoscaling.lifecycle import TERMINATING, Action, Hook
+from localcloud.api.autoscaling.members import next_zone
 from localcloud.api.autoscaling.refresh import Bounds
 from localcloud.api.metadata import Identity, find, tree
 from localcloud.cloud import CloudError
