@@ -17,8 +17,10 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from localcloud.cloud import RUN, Cloud, CloudError, lock, run
+from localcloud.cloud import Cloud, CloudError
+from localcloud.host.system import lock, run
 
+RUN = Path("/run/localcloud")  # what all clouds of this host share: a lock, the changed sysctls
 RANGE = IPv4Network("198.18.0.0/15")  # set aside for tests within one's own network (RFC 2544)
 PREFIX = 20
 OWN_ADDRESSES = 16  # at the start of the block: bridge, host, and room

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcloud.cloud import Cloud, CloudError, run
+from localcloud.cloud import Cloud, CloudError
 from localcloud.host import network
-from localcloud.host.images import KEYRING
+from localcloud.host.base import KEYRING
+from localcloud.host.system import run
 
 GIB = 1024**3
 MEMORY_GIB = 6

@@ -15,6 +15,7 @@ from pathlib import Path
 from conftest import LocalCloud
 
 from localcloud.host.network import SYSCTLS
+from localcloud.host.processes import living
 
 
 def host(cloud: LocalCloud) -> dict[str, set[str]]:
@@ -61,7 +62,7 @@ def kill(cloud: LocalCloud, user: subprocess.Popen[bytes], victims: str) -> None
     """Kill `up` and who runs it; of the cloud nothing more, its daemon, or all."""
     user.kill()
     user.wait()
-    own = cloud.cloud.processes() if victims != "up" else []
+    own = living(cloud.cloud) if victims != "up" else []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")

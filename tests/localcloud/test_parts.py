@@ -9,11 +9,11 @@ from localcloud.api.autoscaling.lifecycle import TERMINATING, Action, Hook
 from localcloud.api.autoscaling.members import next_zone
 from localcloud.api.autoscaling.refresh import Bounds
 from localcloud.api.metadata import Identity, find, tree
+from localcloud.api.services import service_of
 from localcloud.cloud import CloudError
 from localcloud.host import network
-from localcloud.host.images import reaches_guests
+from localcloud.host.base import reaches_guests
 from localcloud.host.preflight import GIB, PACKAGES, Problem, message, missing_commands, short
-from localcloud.server import service_of
 
 IDENTITY = Identity(
     instance_id="i-1",
