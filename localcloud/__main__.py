@@ -43,9 +43,9 @@ def say(text: str) -> None:
 
 
 def request(cloud: Cloud, method: str, path: str, timeout_seconds: float) -> bytes | None:
-    """Ask the cloud's daemon; None = it does not answer.
+    """Send a request to the cloud's daemon and return the answer; None = it does not answer.
 
-    Raises CloudError with what it said, when it refuses.
+    Raises CloudError with the answer when that is a refusal.
     """
     config = configparser.ConfigParser()
     if not config.read(cloud.aws_config):
@@ -71,7 +71,7 @@ def ask(cloud: Cloud) -> dict[str, Any] | None:
 
 
 def tell(cloud: Cloud, path: str) -> None:
-    """Have the daemon do something, and say what it did. Raises CloudError."""
+    """Have the daemon do something, and print what it answers. Raises CloudError."""
     said = request(cloud, "POST", path, 30)
     if said is None:
         raise CloudError("the local cloud is down; bring it up with `up`")
@@ -141,7 +141,7 @@ def start_daemon(cloud: Cloud, block: IPv4Network) -> None:
 
 
 def clean(cloud: Cloud) -> None:
-    """Remove everything of the cloud but images and parameters, in whatever state it is."""
+    """Remove everything of the cloud but images and parameters; it may be half up, or broken."""
     processes.kill(cloud)
     network.down(cloud)
     for group in cgroups.of(cloud):
@@ -167,7 +167,7 @@ def down(cloud: Cloud, purge: bool) -> None:
 
 
 def status(cloud: Cloud, as_json: bool) -> int:
-    """Print the state; return 0 when up, 3 when not."""
+    """Print the state; return the exit status: 0 when up, 3 when down."""
     report = ask(cloud) or {"state": "down"}
     if as_json:
         say(json.dumps(report, indent=2))

@@ -75,7 +75,7 @@ class Server:
         service = services.service_of(request.headers.get("Authorization", ""))
         if service not in SERVICES:
             known = ", ".join(sorted(SERVICES))
-            return Response(f"no service {service!r} here, but: {known}\n", 501)
+            return Response(f"the local cloud has no service {service!r}; it has: {known}\n", 501)
         try:
             with self.lock:
                 status, headers, body = services.answer(service, request)
@@ -98,13 +98,13 @@ class Server:
                     self.groups.ground.clock.forward(int(seconds))
                     self.groups.reconcile()
                 self.wake.set()
-                return Response(f"the groups' clock is {seconds} s further\n")
+                return Response(f"the groups' clock was moved on by {seconds} s\n")
             case "POST", [verb, instance_id] if verb in self.machines.commands:
                 try:
                     return Response(f"{self.machines.commands[verb](instance_id)}\n")
                 except CloudError as error:
                     return Response(f"{error}\n", 409)
-        return Response(f"{request.method} {request.path} is nothing here\n", 404)
+        return Response(f"nothing here answers {request.method} {request.path}\n", 404)
 
     def persist(self) -> None:
         """Write what outlives the daemon: parameters, and the tags of images."""

@@ -83,7 +83,10 @@ class Response(EC2Response):
             }
             version = template.get_version(number)
             if template.is_default(version):
-                error = {"Code": "launchTemplateVersionDoesNotExist", "Message": "the default one"}
+                error = {
+                    "Code": "launchTemplateVersionDoesNotExist",
+                    "Message": "the default version",
+                }
                 kept.append({**answer, "ResponseError": error})
             else:
                 template.versions.remove(version)
@@ -97,11 +100,13 @@ class Response(EC2Response):
 
 
 class Backend(EC2Backend):
+    """moto's EC2, whose images have layers and whose reboots reach machines."""
+
     ground: ClassVar[Ground]
 
     def create_subnet(self, *args: Any, **kwargs: Any) -> Subnet:
         subnet = super().create_subnet(*args, **kwargs)
-        for address in network.own(self.ground.block):  # moto passes over addresses in use
+        for address in network.own(self.ground.block):  # moto gives out none that is in use
             subnet._subnet_ips[address] = None  # type: ignore[assignment]
         return subnet
 
@@ -178,7 +183,7 @@ class Backend(EC2Backend):
         return super().reboot_instances(instance_ids)
 
     def register(self, image: Image) -> None:
-        """Let the API know an image that is on disk."""
+        """Add an image that is on disk to those that the API knows."""
         ami = Ami(
             self,
             image.id,

@@ -1,1 +1,1 @@
-"""The Linux below: machines, their images and their network. Knows nothing of AWS."""
+"""The Linux below: machines, their images and their network. Imports nothing of the API."""

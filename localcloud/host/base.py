@@ -25,7 +25,10 @@ APT_SETTINGS = "etc/apt/apt.conf.d/80host"  # a file of the guest
 
 
 def fingerprint(files: dict[str, str]) -> str:
-    """Return a fingerprint of everything that the base image is made from; `files` as below."""
+    """Return a fingerprint of everything that the base image is made from.
+
+    `files`: those of `host_files`.
+    """
     text = json.dumps([SUITE, PACKAGES, CUSTOMIZE.read_text(), files, mirrors()])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -67,7 +70,7 @@ def build(cloud: Cloud, target: Path, files: dict[str, str]) -> None:
 
 
 def mirrors() -> list[str]:
-    """The host's own sources of this Debian release, or none for the distribution's default."""
+    """Return the host's own apt sources of this release; none = the distribution's default."""
     apt = Path("/etc/apt")
     found = []
     for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
@@ -89,7 +92,7 @@ def reaches_guests(name: str, value: str) -> bool:
 
 
 def host_files() -> dict[str, str]:
-    """What guests take over from the host, as files of the guest: path → text.
+    """Return what guests take over from the host, as files of the guest: path → text.
 
     Package settings and certificates: without them nothing can be installed where the way out is
     a proxy or a mirror. Paths of this host (find-links, file: indexes) mean nothing to a guest.
@@ -117,14 +120,14 @@ def host_files() -> dict[str, str]:
 
 
 def apt_settings() -> str:
-    """The host's apt settings on how to fetch: proxies, certificates, date checks."""
+    """Return the host's apt settings on how to fetch: proxies, certificates, date checks."""
     wanted = re.compile(r'Acquire::(https?::|Check-|Retries|ForceIPv[46])\S* "[^"]*";')
     lines = [line for line in run("apt-config", "dump").splitlines() if wanted.fullmatch(line)]
     return "".join(f"{line}\n" for line in lines if not line.endswith('"";'))
 
 
 def pip_settings() -> dict[str, str]:
-    """The host's pip settings of indexes that a guest can reach."""
+    """Return the host's pip settings of indexes that a guest can reach."""
     found = {}
     paths = ["/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf"]
     pattern = re.compile(r"^(index-url|extra-index-url|trusted-host|proxy)\s*[=:]\s*(.+)$", re.M)
@@ -137,7 +140,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def certificates() -> list[str]:
-    """The certificates that this host's administrator added to those of the distribution."""
+    """Return the certificates that the host's administrator added to those of the distribution."""
     found = []
     for path in sorted(Path("/usr/local/share/ca-certificates").rglob("*.crt")):
         with contextlib.suppress(UnicodeDecodeError):

@@ -23,6 +23,8 @@ BASE_NAME = "debian-12"
 
 @dataclass
 class Image:
+    """One image; fields are those of its JSON file."""
+
     id: str
     name: str
     layers: list[str]  # the top one first
@@ -54,12 +56,14 @@ class Images:
         return [self.layers / layer for layer in layers]
 
     def save(self, image: Image) -> None:
+        """Write an image, old or new, and know it from now on."""
         with self.lock:
             self.known[image.id] = image
             self.new -= set(image.layers)
             write(self.directory / f"{image.id}.json", json.dumps(asdict(image), indent=2) + "\n")
 
     def remove(self, image_id: str) -> None:
+        """Forget an image; `sweep` removes its layers."""
         with self.lock:
             self.known.pop(image_id, None)
             (self.directory / f"{image_id}.json").unlink(missing_ok=True)
@@ -67,7 +71,7 @@ class Images:
     def add_layer(self, make: Callable[[Path], object]) -> str:
         """Let `make` fill the path of a new layer, and return the layer's name.
 
-        It appears under its name only when complete; what a crash leaves is swept later.
+        It gets its name only when it is complete; `sweep` removes what a crash leaves.
         """
         layer = uuid.uuid4().hex[:12]
         unfinished = self.layers / f"new-{layer}"
@@ -78,7 +82,10 @@ class Images:
         return layer
 
     def sweep(self, in_use: Iterable[str] = (), unfinished: bool = False) -> None:
-        """Remove the layers that no image and none of `in_use` needs."""
+        """Remove the layers that no image needs and that are not `in_use`.
+
+        `unfinished`: also those that are being made; nobody may be making one.
+        """
         with self.lock:
             needed = {layer for image in self.known.values() for layer in image.layers}
             needed |= self.new | {*in_use}
@@ -89,7 +96,7 @@ class Images:
                     remove_tree(path)
 
     def ensure_base(self, cloud: Cloud, progress: Callable[[str], None]) -> Image:
-        """Return the base image; make it first when there is none for the inputs of today."""
+        """Return the base image; make it first when there is none of what it is made from today."""
         files = base.host_files()
         image_id = f"ami-{base.fingerprint(files)[:17]}"
         if image_id not in self.known:
@@ -97,7 +104,7 @@ class Images:
             layer = self.add_layer(lambda path: base.build(cloud, path, files))
             tags = {"name": BASE_NAME, "Name": BASE_NAME}
             self.save(Image(image_id, BASE_NAME, [layer], "Debian 12, the base image", tags=tags))
-        for old in list(self.known.values()):  # of other inputs
+        for old in list(self.known.values()):  # of other origin
             if old.tags.get("name") == BASE_NAME and old.id != image_id:
                 self.remove(old.id)
         return self.known[image_id]

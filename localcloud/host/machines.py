@@ -29,7 +29,7 @@ FREEZE_GRACE_SECONDS = 90  # an image deserves a clean file system
 
 @dataclass(frozen=True)
 class Spec:
-    """What an instance says about its machine."""
+    """What an instance wants of its machine."""
 
     instance_id: str
     image_id: str
@@ -48,14 +48,16 @@ class Freeze:
 
 @dataclass
 class Machine:
+    """A machine that there is, or is about to be."""
+
     spec: Spec
     directory: Path
     layers: list[str] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
     state: str = "new"  # new, running, stopped, failed
     reason: str = ""
-    busy: bool = False
-    reboot: bool = False
+    busy: bool = False  # a job works on it
+    reboot: bool = False  # is asked for
     freezes: list[Freeze] = field(default_factory=list)
     faults: set[str] = field(default_factory=set)  # "paused", "cut off"; a boot clears them
 
@@ -106,12 +108,12 @@ class Machines:
         }
 
     def freeze(self, instance_id: str, order: Freeze) -> None:
-        """Make an image of the instance's machine, as soon as it is there."""
+        """Order an image of the instance's machine; it is made as soon as the machine is there."""
         with self.lock:
             self.orders.setdefault(instance_id, []).append(order)
 
     def restart(self, instance_id: str) -> None:
-        """Reboot the instance's machine."""
+        """Order a reboot of the instance's machine."""
         with self.lock:
             self.reboots.add(instance_id)
 
@@ -130,7 +132,7 @@ class Machines:
         return f"{instance_id}: power cut"
 
     def pause(self, instance_id: str) -> str:
-        """Freeze all that runs in the machine, as a hypervisor that gives it no time does."""
+        """Freeze all that runs in the machine, like a hypervisor that gives it no CPU time."""
         machine = self._running(instance_id)
         cgroups.freeze(self.cloud, instance_id)
         machine.faults.add("paused")
@@ -178,7 +180,7 @@ class Machines:
     # ---- the jobs
 
     def reconcile(self, wanted: Mapping[str, Spec]) -> None:
-        """Start what is due to bring the machines to the wanted ones; does not wait for it."""
+        """Start the jobs that bring the machines nearer to what is wanted; do not wait for them."""
         with self.lock:
             orders, self.orders = self.orders, {}
             reboots, self.reboots = self.reboots, set()
@@ -196,7 +198,7 @@ class Machines:
                 order.done([], f"instance {instance_id} has no machine")
 
     def _due(self, machine: Machine, spec: Spec | None) -> Callable[[Machine], None] | None:
-        """The next job of a machine that has none; None = it is as wanted."""
+        """Return the next job of a machine that is not busy; None = it is as wanted."""
         if machine.state == "running" and machine.process and machine.process.poll() is not None:
             return self._follow_exit
         if machine.freezes and machine.state != "new":
@@ -265,7 +267,7 @@ class Machines:
     def _mount(self, machine: Machine) -> None:
         lower = ":".join(str(path) for path in self.images.paths(machine.layers))
         options = f"lowerdir={lower},upperdir={machine.upper},workdir={machine.directory / 'work'}"
-        # Layers are moved and stacked anew, so nothing in them may point at other layers.
+        # Layers are moved and stacked again, so nothing in them may refer to other layers.
         options += ",index=off,metacopy=off,redirect_dir=off"
         run("mount", "-t", "overlay", "overlay", "-o", options, machine.root)
 
@@ -279,7 +281,7 @@ class Machines:
     def _halt(self, machine: Machine, grace_seconds: float) -> None:
         """Shut the guest down; after `grace_seconds` cut the power. Then unmount its root.
 
-        A paused guest hears nothing, so its power is cut at once.
+        A paused guest cannot shut down, so its power is cut at once.
         """
         process = machine.process
         if process is not None:

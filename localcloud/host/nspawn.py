@@ -58,9 +58,9 @@ def launch(cloud: Cloud, name: str, root: Path, console: Path) -> subprocess.Pop
 
 
 def ask_to_halt(process: subprocess.Popen[bytes]) -> None:
-    """Ask a machine to shut down. Ask again: an init that has only begun does not hear it.
+    """Ask a machine to shut down. Ask repeatedly: an init that has just started ignores it.
 
-    The guest's init is asked, not systemd-nspawn, which cuts the power when it is told twice.
+    The guest's init is asked, not systemd-nspawn, which cuts the power when it is asked twice.
     """
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         if pids := children(process):

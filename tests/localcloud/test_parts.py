@@ -43,7 +43,7 @@ def test_the_preflight_tells_every_problem_with_its_remedy() -> None:
 
 def test_a_missing_command_names_its_package() -> None:
     have = set(PACKAGES) - {"systemd-nspawn", "nft"}
-    assert [problem.mend for problem in missing_commands(have)] == [
+    assert [problem.remedy for problem in missing_commands(have)] == [
         "apt-get install systemd-container",
         "apt-get install nftables",
     ]

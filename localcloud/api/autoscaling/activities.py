@@ -42,6 +42,8 @@ def selected(instance_id: str) -> str:
 
 @dataclass
 class Activity:
+    """One launch, termination or move of a member; fields as in DescribeScalingActivities."""
+
     group: str
     group_arn: str
     description: str

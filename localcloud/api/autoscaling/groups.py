@@ -29,7 +29,7 @@ GONE = ("shutting-down", "terminated", "stopping", "stopped")  # states of an in
 
 
 class Group(Members):
-    """A group that decides who comes and goes, and hears what users ask for."""
+    """A group that decides which members come and go, and does what users ask for."""
 
     default_instance_warmup: int | None = None
 

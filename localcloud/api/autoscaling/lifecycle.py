@@ -21,6 +21,8 @@ MOST_HOOKS = 50  # of one group
 
 @dataclass(frozen=True)
 class Hook:
+    """A lifecycle hook of a group; fields as in PutLifecycleHook."""
+
     name: str
     transition: str
     heartbeat_timeout: int = 3600  # seconds

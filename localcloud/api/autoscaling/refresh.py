@@ -42,6 +42,8 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Preferences:
+    """How a refresh goes about it; fields as in RefreshPreferences."""
+
     min_healthy: int = 90  # percent, as the next
     max_healthy: int | None = None
     warmup: int = 0  # seconds, as the bake time
@@ -142,18 +144,19 @@ class Refresh:
         return Bounds.of(self.group.desired_capacity or 0, wanted.min_healthy, wanted.max_healthy)
 
     def extra(self) -> int:
-        """How many members the group has above its desired capacity for now."""
+        """Return how many members the group should have above its desired capacity for now."""
         desired = self.group.desired_capacity or 0
-        if self.status == "Cancelling":  # who comes may come
+        if self.status == "Cancelling":  # members that are there already may stay
             return max(0, len(self.group.active_instances()) - desired)
         return min(self.bounds.high - desired, len(self.todo)) if self.replacing else 0
 
     def left(self) -> int:
-        """How many members are not updated: replaced by one that is warm."""
+        """Return how many members are not updated, that is, replaced by one that is warm."""
         new = [one for one in self.group.active_instances() if one.instance_id not in self.old]
         return max(len(self.todo), self.total - sum(map(self.is_warm, new)))
 
     def percentage(self) -> int:
+        """Return how much is done; a rollback counts down."""
         if not self.total:
             return 100
         if self.rollback:
@@ -161,6 +164,7 @@ class Refresh:
         return 100 * (self.total - self.left()) // self.total
 
     def is_warm(self, member: Member) -> bool:
+        """Whether a member is healthy and in service, a newcomer for the time of the warm-up."""
         if member.lifecycle_state != IN_SERVICE or member.health_status != "Healthy":
             return False
         if member.instance_id in self.old:
@@ -168,7 +172,7 @@ class Refresh:
         return self.group.now() - member.in_service_at >= self.preferences.warmup
 
     def step(self) -> None:
-        """Go on as far as the members allow."""
+        """Do what can be done now; the group calls again."""
         if self.status == "Pending":
             self.status = "InProgress"
         active = self.group.active_instances()
@@ -186,13 +190,14 @@ class Refresh:
             self.notice_progress()
 
     def settled(self) -> bool:
+        """Whether all members are warm, and none is in standby that has to be waited for."""
         standby = [one for one in self.group.members if one.lifecycle_state == STANDBY]
         if standby and self.preferences.standby == "Wait":
             return False
         return all(self.is_warm(member) for member in self.group.active_instances())
 
     def replace(self) -> None:
-        """Retire members that are to be replaced, as many as can be spared."""
+        """Retire members that are to be replaced, as many as the bounds allow."""
         if self.preferences.standby == "Terminate":
             for member in self.group.members:
                 if member.lifecycle_state == STANDBY:
@@ -204,7 +209,7 @@ class Refresh:
             if member.instance_id in self.todo
             and not (self.preferences.protected == "Wait" and member.protected_from_scale_in)
         ]:
-            # Who does no work costs nothing.
+            # A member that is not warm does no work yet, so it can go whatever the bounds are.
             member = min(self.group.leaving_order(candidates, self.todo), key=self.is_warm)
             if self.is_warm(member):
                 if warm - 1 < self.bounds.low:
@@ -217,6 +222,7 @@ class Refresh:
         self.group.retire(member, cause(at(REFRESH_TERMINATION), selected(member.instance_id)))
 
     def notice_progress(self) -> None:
+        """Fail, or go back, when nothing has been replaced for too long."""
         now = self.group.now()
         if (left := self.left()) != self.last_left:
             self.last_left, self.last_progress = left, now
@@ -231,6 +237,7 @@ class Refresh:
             self.finish("Failed", reason)
 
     def complete(self) -> None:
+        """All are replaced: wait for the bake time if there is one, else finish."""
         if self.status == "RollbackInProgress":
             self.finish("RollbackSuccessful")
         elif self.preferences.bake_time:
@@ -245,7 +252,7 @@ class Refresh:
         self.finish("Successful")
 
     def progress(self) -> tuple[int, int]:
-        """Percentage complete, and the number of members that are not updated."""
+        """Return the percentage complete, and the number of members that are not updated."""
         if self.rollback:
             return self.percentage(), int(self.rollback["InstancesToUpdateOnRollback"])
         return self.percentage(), self.left()
@@ -266,6 +273,7 @@ class Refresh:
         return self.desired is not None and self.before.version not in NAMED_VERSIONS
 
     def roll_back(self, reason: str) -> None:
+        """Replace all members that are not made from what the group was made from before."""
         self.rollback = {
             "RollbackReason": reason,
             "RollbackStartTime": datetime.now(UTC),

@@ -15,12 +15,14 @@ from localcloud.api.autoscaling.members import Member, first_hooks
 
 
 class Response(AutoScalingResponse):
+    """moto's answers, and those to what moto does not know."""
+
     @property
     def autoscaling_backend(self) -> Backend:
         return cast(Backend, super().autoscaling_backend)
 
     def call_action(self) -> TYPE_RESPONSE:
-        self.autoscaling_backend.reconcile()  # so that no answer tells of a time that is over
+        self.autoscaling_backend.reconcile()  # time-outs that are over count before the answer
         return cast(TYPE_RESPONSE, super().call_action())
 
     @property
