@@ -10,22 +10,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from localcloud import network, preflight
-from localcloud.cloud import (
-    API_PORT,
-    REGION,
-    Cloud,
-    CloudError,
-    remove_tree,
-    tail,
-    unmount_below,
-    write,
-)
-from localcloud.images import Images
+from localcloud.cloud import API_PORT, REGION, Cloud, CloudError
+from localcloud.host import cgroups, network, preflight, processes
+from localcloud.host.images import Images
+from localcloud.host.system import lock, remove_tree, tail, unmount_below, write
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60  # for the daemon to answer, on a busy machine
@@ -50,9 +43,9 @@ def say(text: str) -> None:
 
 
 def request(cloud: Cloud, method: str, path: str, timeout_seconds: float) -> bytes | None:
-    """Ask the cloud's daemon; None = it does not answer.
+    """Send a request to the cloud's daemon and return the answer; None = it does not answer.
 
-    Raises CloudError with what it said, when it refuses.
+    Raises CloudError with the answer when that is a refusal.
     """
     config = configparser.ConfigParser()
     if not config.read(cloud.aws_config):
@@ -78,11 +71,19 @@ def ask(cloud: Cloud) -> dict[str, Any] | None:
 
 
 def tell(cloud: Cloud, path: str) -> None:
-    """Have the daemon do something, and say what it did. Raises CloudError."""
+    """Have the daemon do something, and print what it answers. Raises CloudError."""
     said = request(cloud, "POST", path, 30)
     if said is None:
         raise CloudError("the local cloud is down; bring it up with `up`")
     say(said.decode().strip())
+
+
+@contextlib.contextmanager
+def alone(cloud: Cloud) -> Iterator[None]:
+    """Let one `up` or `down` of this cloud run at a time."""
+    cloud.state.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with lock(cloud.state / "lock", f"another command works on {cloud.state}, waiting for it"):
+        yield
 
 
 def up(cloud: Cloud) -> None:
@@ -90,7 +91,7 @@ def up(cloud: Cloud) -> None:
     began = time.monotonic()
     if not ask(cloud) and (problems := preflight.check(cloud)):
         raise CloudError(preflight.message(problems))
-    with cloud.lock():
+    with alone(cloud):
         if report := ask(cloud):
             say(f"already up: {report['endpoint_url']}")
             return
@@ -125,7 +126,7 @@ def make_image(cloud: Cloud) -> None:
 def start_daemon(cloud: Cloud, block: IPv4Network) -> None:
     """Start the daemon in the cloud's network and wait until it answers.
 
-    It has a mount namespace too, so that the machines' mounts end with the processes.
+    It has a mount namespace too, so that the machines' mounts go with its last process.
     """
     namespaces = ["nsenter", f"--net={network.namespace(cloud)}"]
     namespaces += ["unshare", "--mount", "--propagation", "slave"]
@@ -145,16 +146,19 @@ def start_daemon(cloud: Cloud, block: IPv4Network) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not (report := ask(cloud)):
         if process.poll() is not None or time.monotonic() > deadline:
-            raise CloudError(f"the API does not answer; the end of {cloud.log}:\n{tail(cloud.log)}")
+            raise CloudError(
+                f"the API does not answer; the last lines of {cloud.log}:\n{tail(cloud.log)}"
+            )
         time.sleep(0.1)
     say(f"API {report['endpoint_url']}: answers, process {report['pid']}, log {cloud.log}")
 
 
 def clean(cloud: Cloud) -> None:
-    """Remove everything of the cloud but images and parameters, in whatever state it is."""
-    cloud.kill()
+    """Remove everything of the cloud but images and parameters; it may be half up, or broken."""
+    processes.kill(cloud)
     network.down(cloud)
-    cloud.remove_cgroups()
+    for group in cgroups.of(cloud):
+        cgroups.remove(group)
     unmount_below(cloud.state)
     remove_tree(cloud.machines)
     cloud.aws_config.unlink(missing_ok=True)
@@ -168,7 +172,7 @@ def down(cloud: Cloud, purge: bool) -> None:
         return
     if problems := preflight.root():
         raise CloudError(preflight.message(problems))
-    with cloud.lock():
+    with alone(cloud):
         clean(cloud)
         if purge:
             shutil.rmtree(cloud.state)
@@ -176,7 +180,7 @@ def down(cloud: Cloud, purge: bool) -> None:
 
 
 def status(cloud: Cloud, as_json: bool) -> int:
-    """Print the state; return 0 when up, 3 when not."""
+    """Print the state; return the exit status: 0 when up, 3 when down."""
     report = ask(cloud) or {"state": "down"}
     if as_json:
         say(json.dumps(report, indent=2))

@@ -144,7 +144,7 @@ class LocalCloud:
 
 
 class Group:
-    """An auto-scaling group over all zones, and what is asked about it most."""
+    """An auto-scaling group over all zones, with short names for what tests ask and do."""
 
     def __init__(self, cloud: LocalCloud, name: str, **options: Any) -> None:
         self.cloud = cloud
@@ -232,7 +232,7 @@ class Group:
         return activities
 
     def remove(self) -> None:
-        with contextlib.suppress(ClientError):  # the test has done so
+        with contextlib.suppress(ClientError):  # the test has removed it
             self.api.delete_auto_scaling_group(AutoScalingGroupName=self.name, ForceDelete=True)
         self.cloud.ec2.delete_launch_template(LaunchTemplateId=self.template)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from conftest import LocalCloud
 
-from localcloud.network import SYSCTLS
+from localcloud.host.network import SYSCTLS
+from localcloud.host.processes import living
 
 
 def host(cloud: LocalCloud) -> dict[str, set[str]]:
@@ -28,7 +29,7 @@ def host(cloud: LocalCloud) -> dict[str, set[str]]:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            if words and int(entry.name) != os.getpid():  # a zombie, for init to reap, has none
+            if words and int(entry.name) != os.getpid():  # a zombie has no words; init reaps it
                 processes.add(f"{entry.name} {words}")
     sysctls = ["net.ipv4.conf.all.forwarding", "net.ipv4.conf.default.forwarding", *SYSCTLS]
     return {
@@ -39,7 +40,7 @@ def host(cloud: LocalCloud) -> dict[str, set[str]]:
         "rules": lines("nft", "list", "ruleset"),
         "sysctls": lines("sysctl", *sysctls),
         "control groups": {
-            directory  # of any cloud's, some vanish meanwhile: walk does not mind
+            directory  # groups of other clouds may vanish meanwhile; os.walk does not fail then
             for directory, _, _ in os.walk("/sys/fs/cgroup")
             if cloud.cloud.name in directory
         },
@@ -58,10 +59,13 @@ def use(cloud: LocalCloud) -> None:
 
 
 def kill(cloud: LocalCloud, user: subprocess.Popen[bytes], victims: str) -> None:
-    """Kill `up` and who runs it; of the cloud nothing more, its daemon, or all."""
+    """Kill `up` and who runs it, and of the cloud what `victims` says: "up", "daemon" or "all".
+
+    "up" is nothing more, "daemon" also its daemon, "all" every process of the cloud.
+    """
     user.kill()
     user.wait()
-    own = cloud.cloud.processes() if victims != "up" else []
+    own = living(cloud.cloud) if victims != "up" else []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")

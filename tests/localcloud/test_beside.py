@@ -14,6 +14,6 @@ def test_two_clouds_beside_each_other(cloud: LocalCloud, new_state: Callable[[st
         assert not other.block.overlaps(cloud.block)
         assert other.ssh(theirs, "hostname") != cloud.ssh(mine, "hostname")
         assert cloud.ssh(mine, f"ping -c 1 -W 1 {theirs} >/dev/null; echo $?") == "1"
-    assert cloud.ssh(mine, "hostname")  # the other's end is not ours
+    assert cloud.ssh(mine, "hostname")  # the other's `down` leaves this one up
     links = subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True, check=True)
     assert cloud.cloud.link in links.stdout and other.cloud.link not in links.stdout

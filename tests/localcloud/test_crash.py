@@ -11,6 +11,8 @@ from pathlib import Path
 
 from conftest import ROOT, LocalCloud
 
+from localcloud.host.processes import living
+
 SEED = 20260101
 ROUNDS = 10
 
@@ -45,9 +47,9 @@ def test_a_base_image_that_was_killed_half_way_is_made_anew(tmp_path: Path) -> N
     time.sleep(seconds)
     up.send_signal(signal.SIGKILL)
     up.wait()
-    assert cloud.cloud.processes(), f"mmdebstrap had not begun after {seconds} s"
+    assert living(cloud.cloud), f"mmdebstrap had not begun after {seconds} s"
     cloud.down()
-    assert cloud.cloud.processes() == []
+    assert living(cloud.cloud) == []
     assert list(cloud.cloud.images.glob("ami-*.json")) == []
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     cloud.down("--purge")

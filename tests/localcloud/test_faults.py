@@ -16,7 +16,7 @@ def instance(cloud: LocalCloud) -> dict[str, Any]:
 
 
 def do(cloud: LocalCloud, verb: str, instance_id: str) -> str:
-    """Run the command twice: what is so already is no error. Return what it says."""
+    """Run the command twice, as it must not fail when its effect is there. Return its output."""
     said: set[str] = set()
     for _ in range(2):
         done = cloud.command(verb, instance_id)

@@ -5,15 +5,15 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from localcloud import network
+from localcloud.api.autoscaling.lifecycle import TERMINATING, Action, Hook
+from localcloud.api.autoscaling.members import next_zone
+from localcloud.api.autoscaling.refresh import Bounds
+from localcloud.api.metadata import Identity, find, tree
+from localcloud.api.services import service_of
 from localcloud.cloud import CloudError
-from localcloud.groups import next_zone
-from localcloud.images import reaches_guests
-from localcloud.lifecycle import TERMINATING, Action, Hook
-from localcloud.metadata import Identity, find, tree
-from localcloud.preflight import GIB, PACKAGES, Problem, message, missing_commands, short
-from localcloud.refresh import Bounds
-from localcloud.server import service_of
+from localcloud.host import network
+from localcloud.host.base import reaches_guests
+from localcloud.host.preflight import GIB, PACKAGES, Problem, message, missing_commands, short
 
 IDENTITY = Identity(
     instance_id="i-1",
@@ -43,7 +43,7 @@ def test_the_preflight_tells_every_problem_with_its_remedy() -> None:
 
 def test_a_missing_command_names_its_package() -> None:
     have = set(PACKAGES) - {"systemd-nspawn", "nft"}
-    assert [problem.mend for problem in missing_commands(have)] == [
+    assert [problem.remedy for problem in missing_commands(have)] == [
         "apt-get install systemd-container",
         "apt-get install nftables",
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from localcloud.metadata import Identity, Metadata
+from localcloud.api.metadata import Identity, Metadata
 
 
 @dataclass

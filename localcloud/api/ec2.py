@@ -1,5 +1,8 @@
 """EC2: what moto's lacks. Images with file systems behind them, reboots, profiles of templates."""
 
+import functools
+import logging
+import os
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,8 +22,10 @@ from moto.ec2.models.subnets import Subnet
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import parse_user_data
 
-from localcloud import network
-from localcloud.images import Image, Images
+from localcloud.host import network
+from localcloud.host.images import Image, Images
+
+log = logging.getLogger(__name__)
 
 # The parameters of the request that is being answered: moto drops NoReboot on its way.
 request_form: ContextVar[dict[str, str]] = ContextVar("request_form")
@@ -28,13 +33,18 @@ request_form: ContextVar[dict[str, str]] = ContextVar("request_form")
 
 @dataclass(frozen=True)
 class Ground:
-    """What lies below the API."""
+    """What lies below the API: images and machines.
+
+    `freeze` orders an image: instance id, whether the machine may be rebooted, and who is called
+    when it is done, with the image's layers, or with none and the reason. `reboot` takes the
+    instance id. `sweep` removes the layers that nobody needs any more.
+    """
 
     images: Images
     block: IPv4Network
-    freeze: Callable[[str, Ami, bool], None]  # instance id, image, whether it may be rebooted
+    freeze: Callable[[str, bool, Callable[[list[str], str], None]], None]
     reboot: Callable[[str], None]
-    sweep: Callable[[], object]  # after an image went
+    sweep: Callable[[], object]
 
 
 class Template(LaunchTemplate):
@@ -73,7 +83,10 @@ class Response(EC2Response):
             }
             version = template.get_version(number)
             if template.is_default(version):
-                error = {"Code": "launchTemplateVersionDoesNotExist", "Message": "the default one"}
+                error = {
+                    "Code": "launchTemplateVersionDoesNotExist",
+                    "Message": "the default version",
+                }
                 kept.append({**answer, "ResponseError": error})
             else:
                 template.versions.remove(version)
@@ -87,11 +100,13 @@ class Response(EC2Response):
 
 
 class Backend(EC2Backend):
+    """moto's EC2, whose images have layers and whose reboots reach machines."""
+
     ground: ClassVar[Ground]
 
     def create_subnet(self, *args: Any, **kwargs: Any) -> Subnet:
         subnet = super().create_subnet(*args, **kwargs)
-        for address in network.own(self.ground.block):  # moto passes over addresses in use
+        for address in network.own(self.ground.block):  # moto gives out none that is in use
             subnet._subnet_ips[address] = None  # type: ignore[assignment]
         return subnet
 
@@ -135,13 +150,27 @@ class Backend(EC2Backend):
         description: str,
         tag_specifications: list[dict[str, Any]],
     ) -> Ami:
-        # Snapshots are no things of their own here, so theirs have nothing to be on.
+        # There are no snapshots here that could have the tags of theirs.
         own = [tags for tags in tag_specifications if tags["ResourceType"] == "image"]
         ami = super().create_image(instance_id, name, description, own)
         ami.state = "pending"
         reboot = request_form.get({}).get("NoReboot", "false").lower() != "true"
-        self.ground.freeze(instance_id, ami, reboot)
+        self.ground.freeze(instance_id, reboot, functools.partial(self.finish_image, ami))
         return ami
+
+    def finish_image(self, ami: Ami, layers: list[str], reason: str) -> None:
+        """Make a pending image available; or failed, when there are no layers."""
+        if ami.id not in self.amis:  # deregistered meanwhile
+            return
+        if not layers:
+            ami.state = "failed"
+            log.error("image %s failed: %s", ami.id, reason)
+            return
+        tags = dict(self.tags.get(ami.id, {}))
+        image = Image(ami.id, ami.name or "", layers, ami.description or "", tags=tags)
+        self.ground.images.save(image)
+        ami.creation_date = image.created_at
+        ami.state = "available"
 
     def deregister_image(self, ami_id: str) -> None:
         super().deregister_image(ami_id)
@@ -154,7 +183,7 @@ class Backend(EC2Backend):
         return super().reboot_instances(instance_ids)
 
     def register(self, image: Image) -> None:
-        """Let the API know an image that is on disk."""
+        """Add an image that is on disk to those that the API knows."""
         ami = Ami(
             self,
             image.id,
@@ -181,6 +210,7 @@ class Backend(EC2Backend):
 
 def install(ground: Ground, account: str, region: str) -> Backend:
     """Put this backend in the place of moto's, before its first use."""
+    os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"  # hundreds, and none has a file system
     Backend.ground = ground
     vars(launch_templates).update(LaunchTemplate=Template)
     backends.backend = Backend

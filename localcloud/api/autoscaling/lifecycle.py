@@ -1,9 +1,12 @@
 """Lifecycle hooks and actions: what a member of a group waits for, and until when."""
 
-import time
+from __future__ import annotations
+
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
+
+from moto.autoscaling.exceptions import ValidationError
 
 LAUNCHING = "autoscaling:EC2_INSTANCE_LAUNCHING"
 TERMINATING = "autoscaling:EC2_INSTANCE_TERMINATING"
@@ -13,30 +16,46 @@ LEAST_HEARTBEAT_SECONDS = 30
 MOST_HEARTBEAT_SECONDS = 7200
 LONGEST_WAIT_SECONDS = 48 * 3600
 LONGEST_WAIT_HEARTBEATS = 100
-
-
-class Clock:
-    """Seconds that groups reckon with. `python -m localcloud forward` moves it on."""
-
-    def __init__(self) -> None:
-        self.skipped_seconds = 0.0
-
-    def now(self) -> float:
-        return time.monotonic() + self.skipped_seconds
-
-    def forward(self, seconds: float) -> None:
-        self.skipped_seconds += seconds
+MOST_HOOKS = 50  # of one group
 
 
 @dataclass(frozen=True)
 class Hook:
+    """A lifecycle hook of a group; fields as in PutLifecycleHook."""
+
     name: str
     transition: str
     heartbeat_timeout: int = 3600  # seconds
     default_result: str = "ABANDON"
     notification_metadata: str | None = None
-    notification_target: str | None = None  # kept and told, but nobody is notified
+    notification_target: str | None = None  # kept and described, but nobody is notified
     role: str | None = None
+
+    @classmethod
+    def of(cls, params: dict[str, Any], old: Hook | None = None) -> Hook:
+        """Return the hook that a request describes; what it does not say stays as in `old`.
+
+        Raises ValidationError.
+        """
+        transition = params.get("LifecycleTransition", old.transition if old else None)
+        if transition not in TRANSITIONS:
+            raise ValidationError(f"LifecycleTransition must be one of {TRANSITIONS}.")
+        seconds = int(params.get("HeartbeatTimeout", old.heartbeat_timeout if old else 3600))
+        low, high = LEAST_HEARTBEAT_SECONDS, MOST_HEARTBEAT_SECONDS
+        if not low <= seconds <= high:
+            raise ValidationError(f"HeartbeatTimeout must be {low} to {high} seconds.")
+        result = params.get("DefaultResult", old.default_result if old else "ABANDON")
+        if result not in RESULTS:
+            raise ValidationError("DefaultResult must be CONTINUE or ABANDON.")
+        return cls(
+            params["LifecycleHookName"],
+            transition,
+            seconds,
+            result,
+            params.get("NotificationMetadata", old.notification_metadata if old else None),
+            params.get("NotificationTargetARN", old.notification_target if old else None),
+            params.get("RoleARN", old.role if old else None),
+        )
 
     @property
     def global_timeout(self) -> int:

@@ -4,9 +4,9 @@
                     ├─ bridge br0 (first address, 169.254.169.254) ── cable ── host (second one)
     guest ── host0 ─┘    in the cloud's own network namespace
 
-The bridge with the API and the metadata service is in a namespace of its own; the host has one
-end of a cable into it, and masks what the guests send to the rest of the world. The guests' way
-out is the host's address; their way to 169.254.169.254 is the bridge.
+The bridge with the API and the metadata service is in a network namespace of its own. A cable (a
+veth pair) joins it to the host, which is the guests' gateway and masquerades what they send to the
+rest of the world. Their way to 169.254.169.254 is the bridge.
 """
 
 import contextlib
@@ -17,8 +17,10 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from localcloud.cloud import RUN, Cloud, CloudError, lock, run
+from localcloud.cloud import Cloud, CloudError
+from localcloud.host.system import lock, run
 
+RUN = Path("/run/localcloud")  # what all clouds of this host share: a lock, the changed sysctls
 RANGE = IPv4Network("198.18.0.0/15")  # set aside for tests within one's own network (RFC 2544)
 PREFIX = 20
 OWN_ADDRESSES = 16  # at the start of the block: bridge, host, and room
@@ -41,7 +43,7 @@ def host_address(block: IPv4Network) -> IPv4Address:
 
 
 def own(block: IPv4Network) -> list[str]:
-    """The addresses of the block that no instance may have."""
+    """Return the addresses of the block that no instance may have."""
     return [str(block[number]) for number in range(OWN_ADDRESSES)]
 
 
@@ -63,7 +65,7 @@ def choose_block(seed: str, routed: Iterable[IPv4Network]) -> IPv4Network:
 
 
 def routed() -> list[IPv4Network]:
-    """The networks, other than the default, that this host has routes to."""
+    """Return the networks, other than the default, that this host has routes to."""
     routes = json.loads(run("ip", "-4", "-json", "route", "show", "table", "all"))
     networks = []
     for route in routes:
@@ -99,7 +101,7 @@ def _namespace(cloud: Cloud, block: IPv4Network) -> None:
     run("unshare", f"--net={file}", "true")
     inside = ("ip", "-netns", cloud.name)
     run(*inside, "link", "set", "lo", "up")
-    # An address of its own: else the bridge takes a port's, and changes it when that machine ends.
+    # A MAC address of its own: else the bridge has that of a port, until that machine stops.
     run(
         *inside,
         "link",
@@ -164,20 +166,20 @@ def _restore_sysctls() -> None:
 
 
 def port(process: int) -> str:
-    """The bridge's end of the cable of the guest that `process` runs in.
+    """Return the name of the bridge's port that leads to the guest which `process` runs in.
 
-    To be asked inside the cloud's namespace. Raises CloudError.
+    It is found inside the cloud's network namespace only. Raises CloudError.
     """
     guest = ("nsenter", f"--net=/proc/{process}/ns/net")
     [cable] = json.loads(run(*guest, "ip", "-json", "link", "show", "host0"))
     for link in json.loads(run("ip", "-json", "link", "show")):
         if link["ifindex"] == cable["link_index"]:
             return str(link["ifname"])
-    raise CloudError(f"the cable of process {process} ends nowhere")
+    raise CloudError(f"the bridge has no port for the machine of process {process}")
 
 
 def down(cloud: Cloud) -> None:
-    """Remove the cloud's network, whatever there is of it; the last cloud restores the sysctls."""
+    """Remove what there is of the cloud's network. The host's last cloud restores the sysctls."""
     with lock(RUN / "lock"):
         links = json.loads(run("ip", "-json", "link", "show"))
         if any(link["ifname"] == cloud.link for link in links):

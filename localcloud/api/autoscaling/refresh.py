@@ -6,37 +6,17 @@ import math
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from moto.ec2.models.launch_templates import LaunchTemplate
+from moto.autoscaling.exceptions import ValidationError
 
-from localcloud.activities import REFRESH_END, at, cause, selected
-
-if TYPE_CHECKING:
-    from localcloud.groups import Group, Member
+from localcloud.api.autoscaling.activities import REFRESH_TERMINATION, at, cause, selected
+from localcloud.api.autoscaling.ground import Source
+from localcloud.api.autoscaling.members import IN_SERVICE, STANDBY, Member, Members
 
 PATIENCE_SECONDS = 3600  # without any progress, then the refresh fails
 OPEN = ("Pending", "InProgress", "Baking", "RollbackInProgress", "Cancelling")
 NAMED_VERSIONS = ("$Latest", "$Default")
-
-
-@dataclass(frozen=True)
-class Source:
-    """What members are made from."""
-
-    template: LaunchTemplate
-    version: str  # a number, $Latest or $Default
-
-    @property
-    def number(self) -> int:
-        return int(self.template.get_version(self.version).number)
-
-    def describe(self) -> dict[str, str]:
-        return {
-            "LaunchTemplateId": self.template.id,
-            "LaunchTemplateName": self.template.name,
-            "Version": self.version,
-        }
 
 
 @dataclass(frozen=True)
@@ -48,10 +28,11 @@ class Bounds:
 
     @classmethod
     def of(cls, desired: int, minimum: int, maximum: int | None) -> Bounds:
-        """From percentages. `maximum` None: not given, which is not the same as 100.
+        """Return the bounds for a desired capacity and the percentages of it that must be kept.
 
-        Where they leave no room, one member at a time is replaced: with a maximum the newcomer is
-        first, without one the old member goes at the same time as the new one comes.
+        `maximum` None: not given, which is not the same as 100. Where the percentages leave no
+        room, one member at a time is replaced: with a maximum the newcomer is first, without one
+        the old member goes at the same time as the new one comes.
         """
         low = math.ceil(desired * minimum / 100)
         if maximum is None:
@@ -61,6 +42,8 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Preferences:
+    """How a refresh goes about it; fields as in RefreshPreferences."""
+
     min_healthy: int = 90  # percent, as the next
     max_healthy: int | None = None
     warmup: int = 0  # seconds, as the bake time
@@ -69,6 +52,37 @@ class Preferences:
     auto_rollback: bool = False
     protected: str = "Wait"
     standby: str = "Wait"
+
+    @classmethod
+    def of(cls, wanted: dict[str, Any], warmup: int) -> Preferences:
+        """Return what a request says; `warmup` (seconds) counts where it says none.
+
+        Raises ValidationError.
+        """
+        for unknown in ("CheckpointPercentages", "AlarmSpecification"):
+            if wanted.get(unknown):
+                raise ValidationError(f"{unknown} is not emulated.")
+        minimum, maximum = wanted.get("MinHealthyPercentage"), wanted.get("MaxHealthyPercentage")
+        if maximum is not None:
+            if minimum is None:
+                raise ValidationError("MaxHealthyPercentage needs MinHealthyPercentage.")
+            if not 100 <= maximum <= 200 or maximum - minimum > 100:
+                raise ValidationError(
+                    "MaxHealthyPercentage must be 100 to 200, and at most 100 above "
+                    "MinHealthyPercentage."
+                )
+        if minimum is not None and not 0 <= minimum <= 100:
+            raise ValidationError("MinHealthyPercentage must be 0 to 100.")
+        return cls(
+            min_healthy=90 if minimum is None else minimum,
+            max_healthy=maximum,
+            warmup=wanted.get("InstanceWarmup", warmup),
+            bake_time=wanted.get("BakeTime", 0),
+            skip_matching=wanted.get("SkipMatching", False),
+            auto_rollback=wanted.get("AutoRollback", False),
+            protected=wanted.get("ScaleInProtectedInstances", "Wait"),
+            standby=wanted.get("StandbyInstances", "Wait"),
+        )
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -84,9 +98,13 @@ class Preferences:
 
 
 class Refresh:
-    """One refresh of one group. The group calls `step` and launches `extra` members."""
+    """One refresh of one group.
 
-    def __init__(self, group: Group, desired: Source | None, preferences: Preferences) -> None:
+    It retires members. The group calls `step` and launches those that come in their place: from
+    `source`, and so many that it has `extra` members above its desired capacity.
+    """
+
+    def __init__(self, group: Members, desired: Source | None, preferences: Preferences) -> None:
         self.group = group
         self.preferences = preferences
         self.desired = desired
@@ -95,8 +113,9 @@ class Refresh:
         self.id = str(uuid.uuid4())
         self.status = "Pending"
         self.reason = ""
-        self.start = datetime.now(UTC)
-        self.end: datetime | None = None
+        self.started_at = datetime.now(UTC)
+        self.finished_at: datetime | None = None
+        # Ids of instances: those that were there before, and those that are to be replaced.
         self.old = {member.instance_id for member in group.active_instances()}
         self.todo = {
             member.instance_id
@@ -109,7 +128,7 @@ class Refresh:
         self.last_left = self.total
         self.last_progress = group.now()
         self.bake_until = 0.0
-        self.told: tuple[int, int] | None = None  # progress when it ended
+        self.told: tuple[int, int] | None = None  # progress when it finished
 
     @property
     def open(self) -> bool:
@@ -125,18 +144,19 @@ class Refresh:
         return Bounds.of(self.group.desired_capacity or 0, wanted.min_healthy, wanted.max_healthy)
 
     def extra(self) -> int:
-        """How many members the group has above its desired capacity for now."""
+        """Return how many members the group should have above its desired capacity for now."""
         desired = self.group.desired_capacity or 0
-        if self.status == "Cancelling":  # who comes may come
+        if self.status == "Cancelling":  # members that are there already may stay
             return max(0, len(self.group.active_instances()) - desired)
         return min(self.bounds.high - desired, len(self.todo)) if self.replacing else 0
 
     def left(self) -> int:
-        """How many members are not updated: replaced by one that is warm."""
+        """Return how many members are not updated, that is, replaced by one that is warm."""
         new = [one for one in self.group.active_instances() if one.instance_id not in self.old]
         return max(len(self.todo), self.total - sum(map(self.is_warm, new)))
 
     def percentage(self) -> int:
+        """Return how much is done; a rollback counts down."""
         if not self.total:
             return 100
         if self.rollback:
@@ -144,14 +164,15 @@ class Refresh:
         return 100 * (self.total - self.left()) // self.total
 
     def is_warm(self, member: Member) -> bool:
-        if member.lifecycle_state != "InService" or member.health_status != "Healthy":
+        """Whether a member is healthy and in service, a newcomer for the time of the warm-up."""
+        if member.lifecycle_state != IN_SERVICE or member.health_status != "Healthy":
             return False
         if member.instance_id in self.old:
             return True
         return self.group.now() - member.in_service_at >= self.preferences.warmup
 
     def step(self) -> None:
-        """Go on as far as the members allow."""
+        """Do what can be done now; the group calls again."""
         if self.status == "Pending":
             self.status = "InProgress"
         active = self.group.active_instances()
@@ -169,16 +190,17 @@ class Refresh:
             self.notice_progress()
 
     def settled(self) -> bool:
-        standby = [one for one in self.group.members if one.lifecycle_state == "Standby"]
+        """Whether all members are warm, and none is in standby that has to be waited for."""
+        standby = [one for one in self.group.members if one.lifecycle_state == STANDBY]
         if standby and self.preferences.standby == "Wait":
             return False
         return all(self.is_warm(member) for member in self.group.active_instances())
 
     def replace(self) -> None:
-        """Retire members that are to be replaced, as many as can be spared."""
+        """Retire members that are to be replaced, as many as the bounds allow."""
         if self.preferences.standby == "Terminate":
             for member in self.group.members:
-                if member.lifecycle_state == "Standby":
+                if member.lifecycle_state == STANDBY:
                     self.retire(member)
         warm = sum(self.is_warm(member) for member in self.group.active_instances())
         while candidates := [
@@ -187,8 +209,8 @@ class Refresh:
             if member.instance_id in self.todo
             and not (self.preferences.protected == "Wait" and member.protected_from_scale_in)
         ]:
-            # Who does no work costs nothing.
-            member = min(self.group.leaving_order(candidates), key=self.is_warm)
+            # A member that is not warm does no work yet, so it can go whatever the bounds are.
+            member = min(self.group.leaving_order(candidates, self.todo), key=self.is_warm)
             if self.is_warm(member):
                 if warm - 1 < self.bounds.low:
                     break
@@ -197,9 +219,10 @@ class Refresh:
 
     def retire(self, member: Member) -> None:
         self.todo.discard(member.instance_id)
-        self.group.retire(member, cause(at(REFRESH_END), selected(member.instance_id)))
+        self.group.retire(member, cause(at(REFRESH_TERMINATION), selected(member.instance_id)))
 
     def notice_progress(self) -> None:
+        """Fail, or go back, when nothing has been replaced for too long."""
         now = self.group.now()
         if (left := self.left()) != self.last_left:
             self.last_left, self.last_progress = left, now
@@ -214,6 +237,7 @@ class Refresh:
             self.finish("Failed", reason)
 
     def complete(self) -> None:
+        """All are replaced: wait for the bake time if there is one, else finish."""
         if self.status == "RollbackInProgress":
             self.finish("RollbackSuccessful")
         elif self.preferences.bake_time:
@@ -228,7 +252,7 @@ class Refresh:
         self.finish("Successful")
 
     def progress(self) -> tuple[int, int]:
-        """Percentage complete, and the number of members that are not updated."""
+        """Return the percentage complete, and the number of members that are not updated."""
         if self.rollback:
             return self.percentage(), int(self.rollback["InstancesToUpdateOnRollback"])
         return self.percentage(), self.left()
@@ -237,7 +261,7 @@ class Refresh:
         self.told = (100, 0) if status == "Successful" else self.progress()
         self.status = status
         self.reason = reason or self.reason
-        self.end = datetime.now(UTC)
+        self.finished_at = datetime.now(UTC)
 
     def cancel(self) -> None:
         self.status = "Cancelling"
@@ -249,6 +273,7 @@ class Refresh:
         return self.desired is not None and self.before.version not in NAMED_VERSIONS
 
     def roll_back(self, reason: str) -> None:
+        """Replace all members that are not made from what the group was made from before."""
         self.rollback = {
             "RollbackReason": reason,
             "RollbackStartTime": datetime.now(UTC),
@@ -269,8 +294,8 @@ class Refresh:
             "AutoScalingGroupName": self.group.name,
             "Status": self.status,
             "StatusReason": self.reason or None,
-            "StartTime": self.start,
-            "EndTime": self.end,
+            "StartTime": self.started_at,
+            "EndTime": self.finished_at,
             "PercentageComplete": percentage,
             "InstancesToUpdate": left,
             "Preferences": self.preferences.describe(),

@@ -1,4 +1,4 @@
-"""What a local cloud needs of the host, found out before anything is touched."""
+"""What a local cloud needs of the host, checked before anything is changed."""
 
 import os
 import shutil
@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcloud import network
-from localcloud.cloud import Cloud, CloudError, run
-from localcloud.images import KEYRING
+from localcloud.cloud import Cloud, CloudError
+from localcloud.host import network
+from localcloud.host.base import KEYRING
+from localcloud.host.system import run
 
 GIB = 1024**3
 MEMORY_GIB = 6
@@ -27,17 +28,17 @@ PACKAGES = {  # command → the Debian package that has it
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is missing, and the command that mends it."""
+    """Something that is missing, and the command that repairs it."""
 
     what: str
-    mend: str
+    remedy: str
 
 
 def message(problems: Sequence[Problem]) -> str:
-    """Tell all problems at once, each with its remedy."""
+    """Return the text that says all problems at once, each with its remedy."""
     lines = ["The local cloud cannot run on this machine yet:"]
     for problem in problems:
-        lines += [f"  - {problem.what}", f"      {problem.mend}"]
+        lines += [f"  - {problem.what}", f"      {problem.remedy}"]
     return "\n".join(lines)
 
 
@@ -50,12 +51,12 @@ def missing_commands(found: Iterable[str]) -> list[Problem]:
     ]
 
 
-def short(what: str, available: int, needed_gib: int, mend: str) -> list[Problem]:
-    """A problem if there are fewer than `needed_gib` GiB of `what`; `available` in bytes."""
+def short(what: str, available: int, needed_gib: int, remedy: str) -> list[Problem]:
+    """Return a problem if less than `needed_gib` GiB of `what` is free; `available` is in bytes."""
     if available >= needed_gib * GIB:
         return []
     have = available / GIB
-    return [Problem(f"{what}: {have:.1f} GiB free, {needed_gib} GiB are needed", mend)]
+    return [Problem(f"{what}: {have:.1f} GiB free, {needed_gib} GiB are needed", remedy)]
 
 
 def check(cloud: Cloud) -> list[Problem]:
@@ -66,12 +67,12 @@ def check(cloud: Cloud) -> list[Problem]:
         problems.append(Problem("this is not a Debian-like Linux", "use a Debian 12 machine"))
     problems += missing_commands(command for command in PACKAGES if shutil.which(command))
     if not KEYRING.exists():
-        mend = "apt-get install debian-archive-keyring"
-        problems.append(Problem("the keys of Debian's archive are missing", mend))
+        remedy = "apt-get install debian-archive-keyring"
+        problems.append(Problem("the keys of Debian's archive are missing", remedy))
     state = next(path for path in [cloud.state, *cloud.state.parents] if path.exists())
     free = shutil.disk_usage(state).free
     problems += short(f"disk below {state}", free, DISK_GIB, "free some space there")
-    problems += short("memory", memory_available(), MEMORY_GIB, "end other programs, or add memory")
+    problems += short("memory", memory_available(), MEMORY_GIB, "stop other programs or add memory")
     if not problems:  # these need the commands
         problems += overlay(state) + block(cloud)
     return problems
@@ -80,7 +81,7 @@ def check(cloud: Cloud) -> list[Problem]:
 def root() -> list[Problem]:
     if os.geteuid() == 0:
         return []
-    return [Problem("root is needed, for machines, mounts and links", "sudo, before the command")]
+    return [Problem("root is needed, for machines, mounts and links", "run the command with sudo")]
 
 
 def memory_available() -> int:
@@ -92,7 +93,7 @@ def memory_available() -> int:
 
 
 def overlay(directory: Path) -> list[Problem]:
-    """Mount one, in a mount namespace that ends with the command."""
+    """Try to mount one, in a mount namespace that is gone when the command exits."""
     with tempfile.TemporaryDirectory(dir=directory, prefix=".overlay-") as scratch:
         for part in ("lower", "upper", "work", "root"):
             Path(scratch, part).mkdir()
@@ -101,8 +102,8 @@ def overlay(directory: Path) -> list[Problem]:
         try:
             run("unshare", "--mount", "sh", "-c", mount)
         except CloudError as error:
-            mend = "modprobe overlay; and keep the checkout on ext4, xfs or btrfs"
-            return [Problem(f"overlay file systems do not work below {directory}: {error}", mend)]
+            remedy = "modprobe overlay; and keep the checkout on ext4, xfs or btrfs"
+            return [Problem(f"overlay file systems do not work below {directory}: {error}", remedy)]
     return []
 
 

@@ -12,7 +12,7 @@ REPLACEMENT = (
     "an instance was launched in response to an unhealthy instance needing to be replaced."
 )
 REFRESH_LAUNCH = "an instance was launched in response to an instance refresh."
-REFRESH_END = "an instance was taken out of service in response to an instance refresh."
+REFRESH_TERMINATION = "an instance was taken out of service in response to an instance refresh."
 USER_HEALTH = "an instance was taken out of service in response to a user health-check."
 EC2_HEALTH = (
     "an instance was taken out of service in response to an EC2 health check "
@@ -27,11 +27,12 @@ DIED_BEFORE_SERVICE = (
 
 
 def at(text: str) -> str:
-    """One sentence of a cause, with its time."""
+    """Return one sentence of a cause, with the time of now before it."""
     return f"At {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}"
 
 
 def cause(*sentences: str) -> str:
+    """Join the sentences of a cause, as AWS does; empty ones are left out."""
     return "  ".join(sentence for sentence in sentences if sentence)
 
 
@@ -41,6 +42,8 @@ def selected(instance_id: str) -> str:
 
 @dataclass
 class Activity:
+    """One launch, termination or move of a member; fields as in DescribeScalingActivities."""
+
     group: str
     group_arn: str
     description: str
@@ -50,15 +53,15 @@ class Activity:
     message: str = ""
     progress: int = 50  # percent
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    start: datetime = field(default_factory=lambda: datetime.now(UTC))
-    end: datetime | None = None
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    finished_at: datetime | None = None
 
     def finish(self, status: str = "Successful", message: str = "") -> None:
-        """End it; what has ended stays as it is."""
-        if self.end is not None:
+        """Finish it; nothing happens when it is finished already."""
+        if self.finished_at is not None:
             return
         self.status, self.message, self.progress = status, message, 100
-        self.end = datetime.now(UTC)
+        self.finished_at = datetime.now(UTC)
         if message:
             self.description += f".  Status Reason: {message}"
 
@@ -69,8 +72,8 @@ class Activity:
             "AutoScalingGroupARN": self.group_arn,
             "Description": self.description,
             "Cause": self.cause,
-            "StartTime": self.start,
-            "EndTime": self.end,
+            "StartTime": self.started_at,
+            "EndTime": self.finished_at,
             "StatusCode": self.status,
             "StatusMessage": self.message or None,
             "Progress": self.progress,

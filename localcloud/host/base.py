@@ -1,10 +1,4 @@
-"""Images: stacks of layers (directories) that machines are mounted on.
-
-images/
-  layers/<layer>/       a directory tree; the lowest is a Debian, others are the upper directories
-                        of overlays, with their whiteouts
-  <image id>.json       what the API knows of an image, and its layers, the top one first
-"""
+"""The base image: a Debian with the settings that hold on this host."""
 
 import contextlib
 import hashlib
@@ -12,18 +6,13 @@ import json
 import os
 import re
 import subprocess
-import threading
-import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
 
-from localcloud.cloud import Cloud, CloudError, remove_tree, run, tail, write
+from localcloud.cloud import Cloud, CloudError
+from localcloud.host.system import remove_tree, run, tail
 
 SUITE = "bookworm"
-BASE_NAME = "debian-12"
 # What Debian's own cloud images carry and configuration management counts on.
 PACKAGES = (
     "systemd,systemd-sysv,dbus,iproute2,iputils-ping,netbase,openssh-server,"
@@ -32,93 +21,19 @@ PACKAGES = (
 CUSTOMIZE = Path(__file__).with_name("base.sh")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 HOST_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+APT_SETTINGS = "etc/apt/apt.conf.d/80host"  # a file of the guest
 
 
-@dataclass
-class Image:
-    id: str
-    name: str
-    layers: list[str]  # the top one first
-    description: str = ""
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
-    tags: dict[str, str] = field(default_factory=dict)
+def fingerprint(files: dict[str, str]) -> str:
+    """Return a fingerprint of everything that the base image is made from.
 
-    @property
-    def created_at(self) -> datetime:
-        return datetime.fromisoformat(self.created).replace(tzinfo=None)
+    `files`: those of `host_files`.
+    """
+    text = json.dumps([SUITE, PACKAGES, CUSTOMIZE.read_text(), files, mirrors()])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Images:
-    """The images of one cloud, on disk and in memory."""
-
-    def __init__(self, cloud: Cloud) -> None:
-        self.directory = cloud.images
-        self.layers = cloud.images / "layers"
-        self.lock = threading.RLock()
-        self.new: set[str] = set()  # complete layers of images that are not saved yet
-        self.layers.mkdir(parents=True, exist_ok=True)
-        self.known = {
-            image.id: image
-            for path in self.directory.glob("ami-*.json")
-            for image in [Image(**json.loads(path.read_text()))]
-        }
-
-    def paths(self, layers: Iterable[str]) -> list[Path]:
-        return [self.layers / layer for layer in layers]
-
-    def save(self, image: Image) -> None:
-        with self.lock:
-            self.known[image.id] = image
-            self.new -= set(image.layers)
-            write(self.directory / f"{image.id}.json", json.dumps(asdict(image), indent=2) + "\n")
-
-    def remove(self, image_id: str) -> None:
-        with self.lock:
-            self.known.pop(image_id, None)
-            (self.directory / f"{image_id}.json").unlink(missing_ok=True)
-
-    def add_layer(self, make: Callable[[Path], object]) -> str:
-        """Let `make` fill the path of a new layer, and return the layer's name.
-
-        It appears under its name only when complete; what a crash leaves is swept later.
-        """
-        layer = uuid.uuid4().hex[:12]
-        unfinished = self.layers / f"new-{layer}"
-        make(unfinished)
-        with self.lock:
-            self.new.add(layer)
-            unfinished.rename(self.layers / layer)
-        return layer
-
-    def sweep(self, in_use: Iterable[str] = (), unfinished: bool = False) -> None:
-        """Remove the layers that no image and none of `in_use` needs."""
-        with self.lock:
-            needed = {layer for image in self.known.values() for layer in image.layers}
-            needed |= self.new | {*in_use}
-            for path in self.layers.iterdir():
-                if path.name.startswith("new-") and not unfinished:
-                    continue
-                if path.name not in needed:
-                    remove_tree(path)
-
-    def ensure_base(self, cloud: Cloud, progress: Callable[[str], None]) -> Image:
-        """Return the base image; make it first when there is none for the inputs of today."""
-        inputs = host_files()
-        text = json.dumps([SUITE, PACKAGES, CUSTOMIZE.read_text(), inputs, mirrors()])
-        fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        image_id = f"ami-{fingerprint[:17]}"
-        if image_id not in self.known:
-            progress(f"base image {image_id}: making it with mmdebstrap, about a minute")
-            layer = self.add_layer(lambda path: build_base(cloud, path, inputs))
-            tags = {"name": BASE_NAME, "Name": BASE_NAME}
-            self.save(Image(image_id, BASE_NAME, [layer], "Debian 12, the base image", tags=tags))
-        for old in list(self.known.values()):  # of other inputs
-            if old.tags.get("name") == BASE_NAME and old.id != image_id:
-                self.remove(old.id)
-        return self.known[image_id]
-
-
-def build_base(cloud: Cloud, target: Path, files: dict[str, str]) -> None:
+def build(cloud: Cloud, target: Path, files: dict[str, str]) -> None:
     """Make the root file system of a Debian in `target`, with the host's settings `files`."""
     extra = target.with_name(f"{target.name}-files")
     log = cloud.state / "mmdebstrap.log"
@@ -149,13 +64,13 @@ def build_base(cloud: Cloud, target: Path, files: dict[str, str]) -> None:
                 check=False,
             )
         if done.returncode:
-            raise CloudError(f"mmdebstrap failed; the end of {log}:\n{tail(log)}")
+            raise CloudError(f"mmdebstrap failed; the last lines of {log}:\n{tail(log)}")
     finally:
         remove_tree(extra)
 
 
 def mirrors() -> list[str]:
-    """The host's own sources of this Debian release, or none for the distribution's default."""
+    """Return the host's own apt sources of this release; none = the distribution's default."""
     apt = Path("/etc/apt")
     found = []
     for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
@@ -176,11 +91,8 @@ def reaches_guests(name: str, value: str) -> bool:
     )
 
 
-APT_SETTINGS = "etc/apt/apt.conf.d/80host"
-
-
 def host_files() -> dict[str, str]:
-    """What guests take over from the host, as files of the guest: path → text.
+    """Return what guests take over from the host, as files of the guest: path → text.
 
     Package settings and certificates: without them nothing can be installed where the way out is
     a proxy or a mirror. Paths of this host (find-links, file: indexes) mean nothing to a guest.
@@ -208,14 +120,14 @@ def host_files() -> dict[str, str]:
 
 
 def apt_settings() -> str:
-    """The host's apt settings on how to fetch: proxies, certificates, date checks."""
+    """Return the host's apt settings on how to fetch: proxies, certificates, date checks."""
     wanted = re.compile(r'Acquire::(https?::|Check-|Retries|ForceIPv[46])\S* "[^"]*";')
     lines = [line for line in run("apt-config", "dump").splitlines() if wanted.fullmatch(line)]
     return "".join(f"{line}\n" for line in lines if not line.endswith('"";'))
 
 
 def pip_settings() -> dict[str, str]:
-    """The host's pip settings of indexes that a guest can reach."""
+    """Return the host's pip settings of indexes that a guest can reach."""
     found = {}
     paths = ["/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf"]
     pattern = re.compile(r"^(index-url|extra-index-url|trusted-host|proxy)\s*[=:]\s*(.+)$", re.M)
@@ -228,7 +140,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def certificates() -> list[str]:
-    """The certificates that this host's administrator added to those of the distribution."""
+    """Return the certificates that the host's administrator added to those of the distribution."""
     found = []
     for path in sorted(Path("/usr/local/share/ca-certificates").rglob("*.crt")):
         with contextlib.suppress(UnicodeDecodeError):

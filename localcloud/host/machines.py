@@ -7,7 +7,6 @@ Each machine has at most one job at a time (start, stop, freeze, remove), in a p
 import contextlib
 import logging
 import os
-import signal
 import subprocess
 import threading
 import time
@@ -17,46 +16,20 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from localcloud import network
-from localcloud.cloud import (
-    Cloud,
-    CloudError,
-    cgroup_roots,
-    persist,
-    remove_cgroup,
-    remove_tree,
-    run,
-    tail,
-)
-from localcloud.images import Images
+from localcloud.cloud import Cloud, CloudError
+from localcloud.host import cgroups, guest, network, nspawn
+from localcloud.host.images import Images
+from localcloud.host.system import persist, remove_tree, run, tail
 
 log = logging.getLogger(__name__)
 
-REBOOT = 133  # systemd-nspawn's exit status when the guest asked for a reboot
 GRACE_SECONDS = 20  # for a shutdown, before the power is cut
 FREEZE_GRACE_SECONDS = 90  # an image deserves a clean file system
-NETWORK_FILE = """\
-[Match]
-Name=host0
-
-[Link]
-MACAddress={mac}
-
-[Network]
-Address={address}/{prefix}
-Gateway={gateway}
-LinkLocalAddressing=no
-IPv6AcceptRA=no
-
-[Route]
-Destination={metadata}/32
-Gateway={bridge}
-"""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What an instance says about its machine."""
+    """What an instance wants of its machine."""
 
     instance_id: str
     image_id: str
@@ -75,16 +48,18 @@ class Freeze:
 
 @dataclass
 class Machine:
+    """A machine that there is, or is about to be."""
+
     spec: Spec
     directory: Path
     layers: list[str] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
     state: str = "new"  # new, running, stopped, failed
     reason: str = ""
-    busy: bool = False
-    reboot: bool = False
+    busy: bool = False  # a job works on it
+    reboot: bool = False  # is asked for
     freezes: list[Freeze] = field(default_factory=list)
-    faults: set[str] = field(default_factory=set)  # "paused", "cut off"; a boot ends them
+    faults: set[str] = field(default_factory=set)  # "paused", "cut off"; a boot clears them
 
     @property
     def root(self) -> Path:
@@ -102,7 +77,8 @@ class Machine:
 class Machines:
     """All machines of one cloud.
 
-    `ended` is called with an instance's id when its machine ended by itself.
+    `stopped` is called with an instance's id when its machine stopped by itself, `changed` when
+    there may be something to do for the next `reconcile`.
     """
 
     def __init__(
@@ -110,13 +86,13 @@ class Machines:
         cloud: Cloud,
         images: Images,
         block: IPv4Network,
-        ended: Callable[[str], None],
+        stopped: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
         self.cloud = cloud
         self.images = images
         self.block = block
-        self.ended = ended
+        self.stopped = stopped
         self.changed = changed
         self.machines: dict[str, Machine] = {}
         self.orders: dict[str, list[Freeze]] = {}
@@ -132,16 +108,16 @@ class Machines:
         }
 
     def freeze(self, instance_id: str, order: Freeze) -> None:
-        """Make an image of the instance's machine, as soon as it is there."""
+        """Order an image of the instance's machine; it is made as soon as the machine is there."""
         with self.lock:
             self.orders.setdefault(instance_id, []).append(order)
 
     def restart(self, instance_id: str) -> None:
-        """Reboot the instance's machine."""
+        """Order a reboot of the instance's machine."""
         with self.lock:
             self.reboots.add(instance_id)
 
-    # ---- faults: each may be asked for again, and says what is so now; raises CloudError
+    # ---- faults: each may be asked for again, and returns what is so now; raises CloudError
 
     def kill(self, instance_id: str) -> str:
         """Cut the power. What follows is up to the instance, or to its group."""
@@ -150,34 +126,34 @@ class Machines:
         if process is None:
             return f"{instance_id}: is off"
         process.kill()
-        thaw(self.cloud, instance_id)  # else it could not even die
+        cgroups.thaw(self.cloud, instance_id)  # else it could not even die
         process.wait()
         self.changed()
         return f"{instance_id}: power cut"
 
     def pause(self, instance_id: str) -> str:
-        """Freeze all that runs in the machine, as a hypervisor that gives it no time does."""
+        """Freeze all that runs in the machine, like a hypervisor that gives it no CPU time."""
         machine = self._running(instance_id)
-        freeze(self.cloud, instance_id)
+        cgroups.freeze(self.cloud, instance_id)
         machine.faults.add("paused")
         return f"{instance_id}: paused"
 
     def resume(self, instance_id: str) -> str:
         machine = self._running(instance_id)
-        thaw(self.cloud, instance_id)
+        cgroups.thaw(self.cloud, instance_id)
         machine.faults.discard("paused")
         return f"{instance_id}: runs"
 
     def cut(self, instance_id: str) -> str:
         """Take the machine off the network. It sees a link, but nothing comes or goes."""
         machine = self._running(instance_id)
-        run("ip", "link", "set", network.port(guest_init(machine)), "nomaster")
+        run("ip", "link", "set", self._port(machine), "nomaster")
         machine.faults.add("cut off")
         return f"{instance_id}: off the network"
 
     def join(self, instance_id: str) -> str:
         machine = self._running(instance_id)
-        run("ip", "link", "set", network.port(guest_init(machine)), "master", network.BRIDGE)
+        run("ip", "link", "set", self._port(machine), "master", network.BRIDGE)
         machine.faults.discard("cut off")
         return f"{instance_id}: on the network"
 
@@ -194,10 +170,17 @@ class Machines:
             raise CloudError(f"the machine of {instance_id} does not run, it is {machine.state}")
         return machine
 
+    def _port(self, machine: Machine) -> str:
+        """Return the name of the machine's port of the bridge. Raises CloudError."""
+        init = nspawn.guest_init(machine.process) if machine.process else None
+        if init is None:
+            raise CloudError(f"the machine of {machine.spec.instance_id} has only begun to boot")
+        return network.port(init)
+
     # ---- the jobs
 
     def reconcile(self, wanted: Mapping[str, Spec]) -> None:
-        """Start what is due to bring the machines to the wanted ones; does not wait for it."""
+        """Start the jobs that bring the machines nearer to what is wanted; do not wait for them."""
         with self.lock:
             orders, self.orders = self.orders, {}
             reboots, self.reboots = self.reboots, set()
@@ -215,9 +198,9 @@ class Machines:
                 order.done([], f"instance {instance_id} has no machine")
 
     def _due(self, machine: Machine, spec: Spec | None) -> Callable[[Machine], None] | None:
-        """The next job of a machine that has none; None = it is as wanted."""
+        """Return the next job of a machine that is not busy; None = it is as wanted."""
         if machine.state == "running" and machine.process and machine.process.poll() is not None:
-            return self._end
+            return self._follow_exit
         if machine.freezes and machine.state != "new":
             return self._freeze
         if spec is None:
@@ -278,17 +261,18 @@ class Machines:
         for directory in (machine.root, machine.upper, machine.directory / "work"):
             directory.mkdir(parents=True)
         self._mount(machine)
-        prepare(machine.root, machine.spec, self.block)
+        spec = machine.spec
+        guest.prepare(machine.root, spec.address, spec.public_key, self.block)
 
     def _mount(self, machine: Machine) -> None:
         lower = ":".join(str(path) for path in self.images.paths(machine.layers))
         options = f"lowerdir={lower},upperdir={machine.upper},workdir={machine.directory / 'work'}"
-        # Layers are moved and stacked anew, so nothing in them may point at other layers.
+        # Layers are moved and stacked again, so nothing in them may refer to other layers.
         options += ",index=off,metacopy=off,redirect_dir=off"
         run("mount", "-t", "overlay", "overlay", "-o", options, machine.root)
 
     def _boot(self, machine: Machine) -> None:
-        machine.process = launch(
+        machine.process = nspawn.launch(
             self.cloud, machine.spec.instance_id, machine.root, machine.console
         )
         machine.state, machine.reason = "running", ""
@@ -297,21 +281,21 @@ class Machines:
     def _halt(self, machine: Machine, grace_seconds: float) -> None:
         """Shut the guest down; after `grace_seconds` cut the power. Then unmount its root.
 
-        A paused guest hears nothing, so its power is cut at once.
+        A paused guest cannot shut down, so its power is cut at once.
         """
         process = machine.process
         if process is not None:
             deadline = time.monotonic() + (0 if "paused" in machine.faults else grace_seconds)
             while process.poll() is None and time.monotonic() < deadline:
-                ask_to_halt(process)
+                nspawn.ask_to_halt(process)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.5)
             process.kill()
-            thaw(self.cloud, machine.spec.instance_id)
+            cgroups.thaw(self.cloud, machine.spec.instance_id)
             process.wait()
             machine.process = None
-            for group in self.cloud.cgroups():
-                remove_cgroup(group / machine.spec.instance_id)
+            for group in cgroups.of(self.cloud):
+                cgroups.remove(group / machine.spec.instance_id)
         if os.path.ismount(machine.root):
             persist(lambda: run("umount", machine.root))
 
@@ -330,19 +314,19 @@ class Machines:
         del self.machines[machine.spec.instance_id]
         self.sweep()
 
-    def _end(self, machine: Machine) -> None:
-        """A machine ended that nobody stopped: a reboot from inside, a poweroff, or a crash."""
+    def _follow_exit(self, machine: Machine) -> None:
+        """Follow a machine that stopped by itself: a reboot from inside, a poweroff, or a crash."""
         assert machine.process is not None
         status = machine.process.returncode
         self._halt(machine, 0)
-        if status == REBOOT:
+        if status == nspawn.REBOOT:
             self._start(machine)
         else:
-            machine.state, machine.reason = "stopped", f"ended by itself, status {status}"
+            machine.state, machine.reason = "stopped", f"stopped by itself, status {status}"
             log.warning(
                 "%s: %s\n%s", machine.spec.instance_id, machine.reason, tail(machine.console)
             )
-            self.ended(machine.spec.instance_id)
+            self.stopped(machine.spec.instance_id)
 
     def _freeze(self, machine: Machine) -> None:
         """Make an image of the machine.
@@ -394,159 +378,3 @@ class Machines:
             }
             for machine in list(self.machines.values())
         ]
-
-
-def prepare(root: Path, spec: Spec, block: IPv4Network) -> None:
-    """Write into a fresh root what makes it this instance and no other."""
-    hostname = f"ip-{spec.address.replace('.', '-')}"
-    lay(root / "etc/hostname", f"{hostname}\n")
-    lay(root / "etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {hostname}\n")
-    lay(root / "etc/resolv.conf", resolvers())
-    lay(root / "etc/machine-id", "")  # made at boot
-    network_file = NETWORK_FILE.format(
-        # Made of the address: who talked to its former owner does not wait for ARP to forget.
-        mac="02:00:" + IPv4Address(spec.address).packed.hex(":"),
-        address=spec.address,
-        prefix=block.prefixlen,
-        gateway=network.host_address(block),
-        metadata=network.METADATA,
-        bridge=network.bridge_address(block),
-    )
-    lay(root / "etc/systemd/network/10-host0.network", network_file)
-    for key in (root / "etc/ssh").glob("ssh_host_*"):
-        key.unlink()
-    key = root / "etc/ssh/ssh_host_ed25519_key"
-    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", hostname, "-f", key)
-    home = root / "home/admin"
-    owner = home.stat()
-    (home / ".ssh").mkdir(mode=0o700, exist_ok=True)
-    lay(
-        home / ".ssh/authorized_keys",
-        f"{spec.public_key.strip()}\n" if spec.public_key else "",
-        0o600,
-    )
-    for path in (home / ".ssh", home / ".ssh/authorized_keys"):
-        os.chown(path, owner.st_uid, owner.st_gid)
-
-
-def lay(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file of a guest, never through a link that the guest may have put there."""
-    path.unlink(missing_ok=True)
-    path.write_text(text)
-    path.chmod(mode)
-
-
-def resolvers() -> str:
-    """The host's name servers; behind systemd-resolved's stub those that it asks itself."""
-    behind_stub = Path("/run/systemd/resolve/resolv.conf")
-    return (behind_stub if behind_stub.exists() else Path("/etc/resolv.conf")).read_text()
-
-
-def ask_to_halt(process: subprocess.Popen[bytes]) -> None:
-    """Ask a machine to shut down. Ask again: an init that has only begun does not hear it.
-
-    The guest's init is asked, not systemd-nspawn, which cuts the power when it is told twice.
-    """
-    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-        if pids := children(process):
-            for pid in pids:
-                os.kill(pid, signal.SIGRTMIN + 3)  # systemd: halt
-        else:
-            process.terminate()
-
-
-def children(process: subprocess.Popen[bytes]) -> list[int]:
-    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return [int(pid) for pid in path.read_text().split()]
-
-
-def guest_init(machine: Machine) -> int:
-    """The process that is the guest's init. Raises CloudError when there is none yet."""
-    if machine.process is not None:
-        with contextlib.suppress(FileNotFoundError):
-            if pids := children(machine.process):
-                return pids[0]
-    raise CloudError(f"the machine of {machine.spec.instance_id} has only begun to boot")
-
-
-def freezer(cloud: Cloud, name: str) -> Path | None:
-    """The file that stops a machine's control group: of v1 where there is one, else of v2.
-
-    None: the machine has no control group any more.
-    """
-    names = (f"{cloud.name}/{name}", f"system.slice/{cloud.name}-{name}.scope")
-    for switch in ("freezer.state", "cgroup.freeze"):
-        for path in [root / name / switch for root in cgroup_roots() for name in names]:
-            if path.exists():
-                return path
-    return None
-
-
-def freeze(cloud: Cloud, name: str) -> None:
-    """Stop a machine's processes. Raises CloudError when they do not stop."""
-    path = freezer(cloud, name)
-    if path is None:
-        raise CloudError(f"the machine of {name} has no control group that can be stopped")
-    if path.name == "cgroup.freeze":
-        path.write_text("1")
-        return
-
-    def frozen() -> None:
-        path.write_text("FROZEN")
-        if path.read_text().strip() != "FROZEN":
-            raise CloudError(f"the machine of {name} does not stop")
-
-    persist(frozen)
-
-
-def thaw(cloud: Cloud, name: str) -> None:
-    """Let a machine's processes go on; nothing to do when they do, or are gone."""
-    if path := freezer(cloud, name):
-        with contextlib.suppress(FileNotFoundError):
-            path.write_text("0" if path.name == "cgroup.freeze" else "THAWED")
-
-
-# Enter the control groups before "--", then become the command after it.
-ENTER = """
-while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; done; shift; exec "$@"
-"""
-
-
-def launch(cloud: Cloud, name: str, root: Path, console: Path) -> subprocess.Popen[bytes]:
-    """Boot the file system `root` as machine `name`, in a control group of its own.
-
-    Where systemd is PID 1 it owns the control groups, so the machine becomes a transient scope of
-    it; elsewhere we make them. Machines that shared one would stop each other's services.
-    """
-    nspawn = [
-        "systemd-nspawn",
-        "--quiet",
-        "--boot",
-        f"--directory={root}",
-        f"--machine={name}",
-        f"--network-bridge={network.BRIDGE}",
-        "--register=no",
-        "--keep-unit",
-        "--settings=no",
-        "--resolv-conf=off",
-        "--timezone=off",
-        "--link-journal=no",
-        "--console=read-only",
-    ]
-    if Path("/run/systemd/system").is_dir():
-        unit = ["--quiet", "--collect", f"--unit={cloud.name}-{name}", "--property=Delegate=yes"]
-        command = ["systemd-run", "--scope", *unit, *nspawn]
-    else:
-        groups = [root_group / cloud.name / name for root_group in cgroup_roots()]
-        for group in groups:
-            group.mkdir(parents=True, exist_ok=True)
-        command = ["sh", "-c", ENTER, "enter", *map(str, groups), "--", *nspawn]
-    with console.open("ab") as output:
-        return subprocess.Popen(
-            command,
-            env=cloud.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )

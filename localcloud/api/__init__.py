@@ -1,0 +1,1 @@
+"""What AWS is here: moto, with what it lacks."""
