@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from shared.fleet import operator
 from testinfra.host import Host
 
 from superset_fleet.control.ask import template
+from tests.support.deployed.fleet import operator
 
 
 @functools.cache

@@ -43,6 +43,8 @@ RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("tests/localcloud/**", ("lint", "cloud")),
     ("tests/harness/**", ("lint", "harness")),
     ("tests/budgets.toml", CODE),
+    ("tests/support/deployed/**", ("lint", *SCENARIOS)),
+    ("tests/support/history.py", ("lint", "harness", *SCENARIOS)),
     ("tests/**", (*CODE, "harness", "cloud")),
     ("molecule/shared/**", ALL),
     ("molecule/default/**", ALL),

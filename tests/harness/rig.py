@@ -22,19 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import requests
-import templates
 from flask_caching.backends.rediscache import RedisCache
-from proxies import Network, Proxy
-from servers import free_port
-from shared.history import ENDED, Change, History
-from spawner import Process, Spawner
-from state import Postgres, Redis
-from waiting import until
 
 from superset_fleet.state.facts import BROKER, GUARD
 from superset_fleet.state.registry import Registry, Run
 from superset_fleet.state.registry import Worker as Beat
 from superset_fleet.times import FACTOR, Times
+from tests.harness.proxies import Network, Proxy
+from tests.harness.spawner import Process, Spawner
+from tests.harness.state import Postgres, Redis
+from tests.support import templates
+from tests.support.history import ENDED, Change, History
+from tests.support.servers import free_port
+from tests.support.waiting import until
 
 HERE = Path(__file__).parent
 TIME_FACTOR = 0.25

@@ -12,9 +12,10 @@ from typing import Any
 
 import psycopg2
 import redis
-from servers import free_port, start_redis
-from shared.history import CREATE
-from waiting import until
+
+from tests.support.history import CREATE
+from tests.support.servers import free_port, start_redis
+from tests.support.waiting import until
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 

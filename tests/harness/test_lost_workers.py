@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from random import Random
 
 import pytest
-from jobs import KINDS, READING, WRITING, Job, send
-from rig import TIMES, Fleet, Worker
-from waiting import until
 
 from superset_fleet.state.registry import Run
+from tests.harness.jobs import KINDS, READING, WRITING, Job, send
+from tests.harness.rig import TIMES, Fleet, Worker
+from tests.support.waiting import until
 
 LONGEST_JITTER_SECONDS = 0.3
 

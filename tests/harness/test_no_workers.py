@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from random import Random
 
-from jobs import KINDS, NOT_AGAIN, send
-from rig import SLOTS, Fleet
-from waiting import until
+from tests.harness.jobs import KINDS, NOT_AGAIN, send
+from tests.harness.rig import SLOTS, Fleet
+from tests.support.waiting import until
 
 NO_WORKER = "No worker takes queries from the queue 'sql_lab'"
 

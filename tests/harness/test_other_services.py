@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
-from jobs import KINDS, send
-from rig import TIMES, Fleet, Query
-from waiting import until
+from tests.harness.jobs import KINDS, send
+from tests.harness.rig import TIMES, Fleet, Query
+from tests.support.waiting import until
 
 
 def restarts(fleet: Fleet, _: float) -> Query:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from jobs import KINDS, send
-from rig import Fleet
-from waiting import until
+
+from tests.harness.jobs import KINDS, send
+from tests.harness.rig import Fleet
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("paused", [False, True])

@@ -12,9 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import LocalCloud
-
 from localcloud.network import SYSCTLS
+from tests.localcloud.conftest import LocalCloud
 
 
 def host(cloud: LocalCloud) -> dict[str, set[str]]:

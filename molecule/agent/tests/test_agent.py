@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from conftest import Journal, following
-from shared import machines
-from shared.fleet import WORKER, Fleet, wait
-from shared.groups import BOOT_SECONDS, Group, localcloud
-from shared.machines import Machine
+
+from tests.support.deployed import machines
+from tests.support.deployed.fleet import WORKER, Fleet, wait
+from tests.support.deployed.groups import BOOT_SECONDS, Group, localcloud
+from tests.support.deployed.machines import Machine
 
 FACTS = "/etc/superset/facts.json"
 # What becomes of each newcomer, and its group.

@@ -11,12 +11,10 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from shared import machines
+from image_secrets import findings
 
 from superset_fleet.control.ask import ROOT
-
-sys.path.append(str(ROOT / "library"))
-from image_secrets import findings
+from tests.support.deployed import machines
 
 IMAGES = ROOT / ".localcloud" / "images"
 PLANTED = "/opt/app/settings.py"

@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import testinfra
-from shared.fleet import WORKER, Fleet, operator, wait
 
 from superset_fleet.control.ask import run_module
 from superset_fleet.state.facts import GUARD, redis_url
 from superset_fleet.state.registry import Registry
+from tests.support.deployed.fleet import WORKER, Fleet, operator, wait
 
 QUERY = {
     "url": "{{ superset_url }}",

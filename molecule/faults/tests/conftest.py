@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from shared.fleet import WORKER, Fleet, observed, wait
-from shared.ledger import History
-from shared.machines import Machine
-from shared.users import ENDED, Query, User
 
 from superset_fleet.control.ask import ROOT
+from tests.support.deployed.fleet import WORKER, Fleet, observed, wait
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import ENDED, Query, User
+from tests.support.history import History
 
 figures: list[tuple[str, str]] = []
 

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from shared.fleet import BEAT, WATCHDOG, Fleet, wait
-from shared.ledger import History
-from shared.machines import Machine
-from shared.users import Query, User
+from tests.support.deployed.fleet import BEAT, WATCHDOG, Fleet, wait
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import Query, User
+from tests.support.history import History
 
 # What a service writes into the journal when it begins to lead.
 LEADS = {BEAT: "Acquired lock", WATCHDOG: "event=leads"}

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from shared import machines
-from shared.fleet import Fleet, operator, wait
-from shared.groups import BOOT_SECONDS, Group
-from shared.machines import Machine
-from shared.users import User
+
+from tests.support.deployed import machines
+from tests.support.deployed.fleet import Fleet, operator, wait
+from tests.support.deployed.groups import BOOT_SECONDS, Group
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import User
 
 Ask = Callable[..., Any]
 
