@@ -35,6 +35,7 @@ RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("LICENSE", ("lint",)),
     ("*.md", CODE),
     ("docs/**", CODE),
+    ("molecule/README.md", CODE),
     (".gitignore", CODE),
     (".yamllint", CODE),
     (".ansible-lint", CODE),
