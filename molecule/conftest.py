@@ -28,7 +28,7 @@ def fact(host: Host) -> Callable[[str], Any]:
     return facts_of(host.backend.hostname).__getitem__
 
 
-# Scenarios that count workers, or start and end them themselves.
+# Scenarios that count workers, or start and stop them themselves.
 HELD = {"agent", "celery_worker", "faults", "site"}
 
 

@@ -63,7 +63,7 @@ def by_reload(haproxy: Balancer) -> Change:
         haproxy.write(endpoints(webs))
         haproxy.reload()
         if leaver:
-            until(lambda: not leaver.serving, "the leaver's last request ends")
+            until(lambda: not leaver.serving, "the leaver's last request is finished")
             leaver.stop()
 
     return change

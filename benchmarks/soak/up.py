@@ -1,6 +1,6 @@
 """How long the fleet takes to stand, from nothing and from what is cached, and what it weighs.
 
-Run as root by `./fleet soak up`; ends and removes this checkout's local fleet first, leaves it up.
+Run as root by `./fleet soak up`; removes this checkout's local fleet first, and leaves it up.
 Prints a table in Markdown: seconds of wall time, MiB of memory (proportional set size of every
 process in the machines).
 """

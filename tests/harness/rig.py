@@ -307,7 +307,7 @@ class Fleet:
         self._gate.close()
         self.base.network.forget()
         self.registry.redis.close()
-        self.base.postgres.end_queries()
+        self.base.postgres.terminate_queries()
 
     # -- Its processes ----------------------------------------------------------------------------
     def start_worker(
@@ -408,7 +408,7 @@ class Fleet:
             )
 
     def let_go(self, *names: str) -> None:
-        """Let runs of these names end."""
+        """Let runs of these names finish."""
         for name in names:
             self._lock("pg_advisory_unlock", name)
 
@@ -555,7 +555,7 @@ class Fleet:
 
     def every_query_ends_once(self) -> None:
         """Hold what all tests have in common. Raises AssertionError."""
-        self.base.postgres.end_queries()  # of runs that were given up
+        self.base.postgres.terminate_queries()  # of runs that were given up
         until(self.idle, "the fleet is idle")
         histories = {query.client_id: self.history(query) for query in self.sent}
         wrong = [

@@ -37,7 +37,9 @@ def test_a_query_that_waits_can_be_stopped_and_never_runs(
     assert [fleet.runs(query) for query in waiting] == [0] * len(waiting)
 
 
-def test_a_stopping_worker_ends_what_it_runs_and_takes_no_more(fleet: Fleet, dice: Random) -> None:
+def test_a_stopping_worker_finishes_what_it_runs_and_takes_no_more(
+    fleet: Fleet, dice: Random
+) -> None:
     fleet.wait_for_redis()
     jobs = [send(fleet, kind) for kind in dice.sample(KINDS, 3)]
     places = {fleet.machine(job.runs()) for job in jobs}

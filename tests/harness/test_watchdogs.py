@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_when_the_leader_dies_another_one_leads_and_ends_what_was_orphaned_meanwhile(
+def test_when_the_leader_dies_another_one_leads_and_settles_what_was_orphaned_meanwhile(
     begin: Callable[..., Fleet], dice: Random, paused: bool
 ) -> None:
     """A leader that was only paused does nothing that it decided before."""

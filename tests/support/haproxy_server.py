@@ -71,7 +71,7 @@ class Web(socketserver.ThreadingTCPServer):
         self.hold.set()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of connections that HAProxy ended, as it does after checks."""
+        """Say nothing of connections that HAProxy closed, as it does after checks."""
 
 
 class WebHandler(BaseHTTPRequestHandler):
@@ -207,7 +207,7 @@ class Balancer:
         until(lambda: self.pid() is not None, "HAProxy answers")
 
     def stop(self) -> None:
-        """End as systemd ends it."""
+        """Stop as systemd stops it."""
         self.join.save_state()
         assert self.process
         self.process.terminate()

@@ -74,6 +74,13 @@ def test_a_machine_that_is_taken_at_its_word_lacks_no_change_of_a_variable(role:
     assert {name for name in read if not of_install.match(name)} == set()
 
 
+def test_unit_tests_are_in_directories_named_after_what_they_test() -> None:
+    names = [path.parent.name for path in (ROOT / "tests" / "unit").glob("*/__init__.py")]
+    there = [ROOT, ROOT / "src" / "superset_fleet"]
+    assert [name for name in names if not any((tree / name).is_dir() for tree in there)] == []
+    assert "guard" in names
+
+
 @pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"default"}))
 def test_a_scenario_converges_by_the_playbook_of_its_name_or_else_by_one_of_its_own(
     scenario: str,

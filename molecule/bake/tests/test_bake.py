@@ -21,7 +21,7 @@ PLANTED = "/opt/app/settings.py"
 
 
 def play(playbook: str, variables: dict[str, Any], **environment: str) -> Any:
-    """Run a playbook; return how it ended."""
+    """Run a playbook; return its status and what it said."""
     ansible = str(Path(sys.executable).with_name("ansible-playbook"))
     return subprocess.run(
         [ansible, playbook, "--extra-vars", json.dumps(variables)],

@@ -81,7 +81,7 @@ def test_a_result_that_is_lost_is_said_to_be_gone_and_new_ones_come(
     assert user.rows(after) == [{"two": 2}]
 
 
-def test_every_query_ends_though_the_metadata_database_restarts(
+def test_every_query_succeeds_or_fails_though_the_metadata_database_restarts(
     fleet: Fleet, user: User, both: Both, history: Tell
 ) -> None:
     # The sample warehouse lives in the same server, so these lose their database, too.

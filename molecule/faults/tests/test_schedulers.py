@@ -25,7 +25,7 @@ def leader(fleet: Fleet, unit: str) -> tuple[float, Machine]:
     return max(found, key=lambda pair: pair[0])
 
 
-def test_when_the_leaders_die_the_others_lead_and_end_what_was_orphaned_meanwhile(
+def test_when_the_leaders_die_the_others_lead_and_settle_what_was_orphaned_meanwhile(
     fleet: Fleet,
     user: User,
     both: Both,

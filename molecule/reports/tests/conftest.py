@@ -51,7 +51,7 @@ def ask(user: User) -> Ask:
 def group(facts: dict[str, Any]) -> Iterator[Group]:
     """The group that takes reports, which the scaler leaves alone; in the end it is as before.
 
-    Or it would end the machine when nothing is to be done for a while.
+    Or it would terminate the machine when nothing is to be done for a while.
     """
     assert facts["superset_browser_enabled"], "this scenario is for a fleet with browsers"
     group = Group("celery_worker_reports")

@@ -18,7 +18,7 @@ from .fleet import wait
 from .machines import Machine, facts, find
 
 BOOT_SECONDS = 300  # a machine, and Superset, beside a fleet on two processors
-# Shorter than the hook's time-out: who is gone by then was not ended by that.
+# Shorter than the hook's time-out: who is gone by then was not terminated by that.
 LEAVE_SECONDS = 200
 
 

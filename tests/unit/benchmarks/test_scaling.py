@@ -36,7 +36,7 @@ def test_a_machine_takes_tasks_once_it_has_started_and_costs_from_when_it_is_ask
     assert outcome.worker_seconds == 2 * 15
 
 
-def test_a_machine_that_is_to_go_ends_its_tasks_and_takes_no_more() -> None:
+def test_a_machine_that_is_to_go_finishes_its_tasks_and_takes_no_more() -> None:
     outcome = run([*tasks(10), Task(5, 1, 0.05)], Plan(1, 0, 0, 0, 0, 0, 1), (1, 1), 0)
     assert outcome.waits == [0, 2]
     assert outcome.worker_seconds == 10.5 + (10.5 - 6)

@@ -135,7 +135,7 @@ def machine(tmp_path: Path, redis_url: str) -> Iterator[Machine]:
         yield made
 
 
-def test_a_worker_that_is_told_to_stop_ends_what_runs_and_gives_back_the_rest(
+def test_a_worker_that_is_told_to_stop_finishes_what_runs_and_gives_back_the_rest(
     machine: Machine,
 ) -> None:
     machine.send("later", countdown=300)

@@ -405,7 +405,7 @@ def throttled_page(operation: str, request: dict[str, str], answer: Callable[[],
     return answer()
 
 
-def test_a_throttled_call_ends_the_run(aws: Aws, source: Source) -> None:
+def test_a_throttled_call_fails_the_run(aws: Aws, source: Source) -> None:
     add_group(aws, "superset_web", 1)
     aws.reply = throttled_page
     assert source.error() == (

@@ -21,7 +21,7 @@ def history(state: State, surge: int) -> list[tuple[Step, State]]:
     return steps
 
 
-def test_one_more_first_then_each_old_one_and_one_fewer_at_the_end() -> None:
+def test_one_more_first_then_each_old_one_and_one_fewer_last() -> None:
     assert [str(step) for step, _ in history(group(2), 1)] == [
         "surge",
         "replace i-1",
@@ -32,7 +32,7 @@ def test_one_more_first_then_each_old_one_and_one_fewer_at_the_end() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("surge", [0, 1, 2, 3, 9])
-def test_a_group_ends_as_large_as_it_was_and_never_has_less_meanwhile(
+def test_a_group_is_never_smaller_than_before_and_no_larger_afterwards(
     size: int, surge: int
 ) -> None:
     steps = history(group(size), surge)
@@ -46,7 +46,7 @@ def test_a_group_ends_as_large_as_it_was_and_never_has_less_meanwhile(
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("surge", [1, 2, 3])
-def test_no_instance_is_made_to_be_ended_again(size: int, surge: int) -> None:
+def test_no_instance_is_made_to_be_terminated_again(size: int, surge: int) -> None:
     steps = [step for step, _ in history(group(size), surge)]
     made = min(surge, size) + sum(len(step.replaced) for step in steps)
     assert made == size

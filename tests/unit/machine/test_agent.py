@@ -231,7 +231,7 @@ def test_a_stop_that_somebody_cancels_is_done_again(agent: Agent, machine: Machi
     assert machine.called[-1] == COMPLETE
 
 
-def test_an_agent_that_is_ended_halfway_is_followed_by_one_that_goes_on(
+def test_an_agent_that_is_stopped_halfway_is_followed_by_one_that_goes_on(
     agent: Agent, machine: Machine
 ) -> None:
     leave(agent, machine)
@@ -242,7 +242,7 @@ def test_an_agent_that_is_ended_halfway_is_followed_by_one_that_goes_on(
     assert machine.called == [COMPLETE]
 
 
-def test_the_service_says_how_it_is_and_ends_when_told(machine: Machine, tmp_path: Path) -> None:
+def test_the_service_says_how_it_is_and_stops_when_told(machine: Machine, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(30)

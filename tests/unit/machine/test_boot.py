@@ -252,7 +252,7 @@ def test_what_is_missing_is_said_once_and_waited_for(
     assert machine.facts.read_text() == FACTS
 
 
-def test_a_machine_that_waits_ends_when_told(machine: Machine) -> None:
+def test_a_machine_that_waits_stops_when_told(machine: Machine) -> None:
     booting = machine.start()
     until(lambda: "waits" in machine.journal, "it waits")
     booting.send_signal(signal.SIGTERM)

@@ -176,7 +176,7 @@ def test_a_newcomer_gets_no_request_before_it_is_ready(
     assert load.failed == {}
 
 
-def test_a_leaver_ends_its_requests(
+def test_a_leaver_finishes_its_requests(
     fleetd: Fleetd, haproxy: Balancer, group: Group, aws: Aws
 ) -> None:
     group.scale(2)
@@ -338,7 +338,7 @@ def command(config: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "superset_fleet.membership", "--config", str(config), *options]
 
 
-def test_the_service_says_when_it_is_up_and_ends_when_told(
+def test_the_service_says_when_it_is_up_and_stops_when_told(
     settings: Settings, haproxy: Balancer, group: Group, tmp_path: Path
 ) -> None:
     group.scale(2)

@@ -1,4 +1,4 @@
-"""./fleet test: what it runs for a change, and the table that it ends with."""
+"""./fleet test: what it runs for a change, and the table that it prints last."""
 
 import subprocess
 import time

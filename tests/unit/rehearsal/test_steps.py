@@ -60,7 +60,7 @@ def test_the_next_run_says_how_long_each_step_will_take(capsys: Any, state: Path
     assert json.loads((state / "seconds.json").read_text())["Image"] < 200
 
 
-def test_a_failure_names_the_log_and_shows_its_end(capsys: Any, state: Path) -> None:
+def test_a_failure_names_the_log_and_shows_its_last_lines(capsys: Any, state: Path) -> None:
     script = "for i in $(seq 100); do echo line $i; done; exit 3"
     with pytest.raises(Failed) as failed:
         steps.run([Step("Image", [sh("bake", script)]), Step("Fleet", [sh("site", "true")])])

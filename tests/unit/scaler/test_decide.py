@@ -121,7 +121,7 @@ def test_no_machine_stays_for_ups_and_downs_where_nothing_waits_or_runs() -> Non
     assert set(swing(8, 0, 3600)) == {2, 4}
 
 
-def test_the_group_does_not_grow_when_work_ends() -> None:
+def test_the_group_does_not_grow_when_work_is_finished() -> None:
     memory = Memory()
     for at in range(0, 600, 2):
         _, memory = decide(has(4, at=at, running=8, busy=4), POLICY, memory)

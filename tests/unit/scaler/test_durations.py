@@ -20,11 +20,11 @@ def learned(*seconds: float) -> Durations:
     return durations
 
 
-def test_nothing_is_known_before_a_task_has_ended() -> None:
+def test_nothing_is_known_before_a_task_has_finished() -> None:
     assert Durations().seconds(GROUP, {"sql_lab": 3}, POLICY) is None
 
 
-def test_tasks_that_ended_are_averaged_and_a_whale_counts_little() -> None:
+def test_finished_tasks_are_averaged_and_a_whale_counts_little() -> None:
     assert learned(1, 2, 3).seconds(GROUP, {}, POLICY) == pytest.approx(2)
     assert learned(*[1.0] * 49, 3600).seconds(GROUP, {}, POLICY) == pytest.approx(109 / 50)
 

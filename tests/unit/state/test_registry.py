@@ -80,7 +80,7 @@ def test_a_worker_that_withdraws_takes_no_more_work_from_that_moment(registry: R
     assert registry.workers()["worker@vm#1"].active == ["query:3"]
 
 
-def test_a_worker_that_ends_leaves_nothing_but_when_it_was_seen(registry: Registry) -> None:
+def test_a_worker_that_stops_leaves_nothing_but_when_it_was_seen(registry: Registry) -> None:
     registry.beat("worker@vm#1", WORKER)
     registry.leave("worker@vm#1", WORKER.queues)
     assert registry.workers() == {}
