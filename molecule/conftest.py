@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from shared.fleet import operator
 from testinfra.host import Host
 
 from superset_fleet.control.ask import template
+from tests.support.deployed.fleet import operator
 
 
 @functools.cache
@@ -28,7 +28,7 @@ def fact(host: Host) -> Callable[[str], Any]:
     return facts_of(host.backend.hostname).__getitem__
 
 
-# Scenarios that count workers, or start and end them themselves.
+# Scenarios that count workers, or start and stop them themselves.
 HELD = {"agent", "celery_worker", "faults", "site"}
 
 

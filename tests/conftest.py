@@ -1,10 +1,9 @@
-"""Make importable what Ansible and the tests import by itself: library, src, support."""
-
-import sys
-from pathlib import Path
+"""The package for modules, which import it from where Ansible ships it to."""
 
 import ansible.module_utils
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / part) for part in (".", "library", "inventory/plugins", "tests/support")]
+from superset_fleet.control.ask import ROOT
+
+# Ansible makes `ansible.module_utils.superset_fleet` when it packs a module; a path of Python's
+# alone makes no package within that one.
 ansible.module_utils.__path__.append(str(ROOT / "src"))

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """What a play pays for its inventory: `asg` beside a static file and amazon.aws.aws_ec2.
 
-    .venv/bin/python benchmarks/inventory/compare.py [repetitions [thousands of instances]]
+    .venv/bin/python -m benchmarks.inventory.compare [repetitions [thousands of instances]]
 
 Every inventory knows the same instances, and gives `ansible all --list-hosts`. AWS is a server on
 this machine that answers from memory, so the figures are the client's cost alone; AWS's own time
@@ -21,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from replay import Machine, fleet
+from benchmarks.inventory.replay import Machine, fleet
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

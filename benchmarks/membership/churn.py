@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Requests that are lost while servers come and go, under a constant load of keep-alive users.
 
-    .venv/bin/python benchmarks/membership/churn.py [changes [users]]
+    .venv/bin/python -m benchmarks.membership.churn [changes [users]]
 
 Each change is one server more and one fewer. Half of the requests are POST, which nobody repeats.
 The last two ways are there to prove that the load notices what goes wrong.
@@ -15,12 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "unit")]
-
-from haproxy_server import BACKEND, OPTIONS, Balancer, Load, Web, balancer, until  # noqa: E402
-
-from superset_fleet.membership.daemon import Fleetd, Settings, Sight  # noqa: E402
+from superset_fleet.membership.daemon import Fleetd, Settings, Sight
+from tests.support.haproxy_server import BACKEND, OPTIONS, Balancer, Load, Web, balancer
+from tests.support.waiting import until
 
 SERVERS = 4  # at a time
 Change = Callable[[dict[str, Web], Web | None], None]  # the servers from now on, and who left
@@ -67,7 +63,7 @@ def by_reload(haproxy: Balancer) -> Change:
         haproxy.write(endpoints(webs))
         haproxy.reload()
         if leaver:
-            until(lambda: not leaver.serving, "the leaver's last request ends")
+            until(lambda: not leaver.serving, "the leaver's last request is finished")
             leaver.stop()
 
     return change
@@ -82,7 +78,7 @@ def by_stock_reload(haproxy: Balancer) -> Change:
         text = haproxy.join.WRITTEN.read_text()
         haproxy.join.WRITTEN.write_text(text.replace("option idle-close-on-response", ""))
 
-    haproxy.write = stock
+    haproxy.write = stock  # type: ignore[method-assign]
     return by_reload(haproxy)
 
 

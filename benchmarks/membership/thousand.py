@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """What fleetd costs with 1000 servers: calls of AWS's API, processor time, memory.
 
-    .venv/bin/python benchmarks/membership/thousand.py [polls [seconds between two polls]]
+    .venv/bin/python -m benchmarks.membership.thousand [polls [seconds between two polls]]
 
 AWS is a server on this machine that answers from memory, with 1000 instances in ten auto-scaling
 groups; HAProxy is a real one, with a server for each. Nothing listens behind these: what is
@@ -22,20 +21,17 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks" / "inventory"), str(ROOT / "tests" / "unit")]
-
-import replay  # noqa: E402
-from haproxy_server import BACKEND, OPTIONS, balancer, until  # noqa: E402
-
-from superset_fleet.membership.daemon import Settings  # noqa: E402
+from benchmarks.inventory import replay
+from superset_fleet.membership.daemon import Settings
+from tests.support.haproxy_server import BACKEND, OPTIONS, balancer
+from tests.support.waiting import until
 
 PORT = 8088
 CALLS: Counter[str] = Counter()
 CONFIG = "[default]\naws_access_key_id = key\naws_secret_access_key = secret\nendpoint_url = {}\n"
 
 
-class Handler(replay.Handler):  # type: ignore[misc]
+class Handler(replay.Handler):
     """Counts the calls."""
 
     def DescribeAutoScalingGroups(self, request: dict[str, str]) -> Any:

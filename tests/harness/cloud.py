@@ -10,12 +10,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from aws_server import Aws, make_worker_group
-from rig import QUEUES, SLOTS, TIMES, Fleet
-from spawner import Process
-from waiting import until
-
 from superset_fleet.state.registry import Wake
+from tests.harness.rig import QUEUES, SLOTS, TIMES, Fleet
+from tests.harness.spawner import Process
+from tests.support.aws_server import Aws, make_worker_group
+from tests.support.waiting import until
 
 LOOK_SECONDS = 0.1
 

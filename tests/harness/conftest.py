@@ -6,18 +6,15 @@ Each test of a fault runs with many seeds: which worker it meets, when, and what
 from __future__ import annotations
 
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "molecule"))  # the ledger's SQL is the same
+pytest.register_assert_rewrite("tests.harness.jobs", "tests.harness.rig")
 
-pytest.register_assert_rewrite("jobs", "rig")
-
-from rig import Base, Fleet  # noqa: E402
+from tests.harness.rig import Base, Fleet  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,8 +52,8 @@ def begin(base: Base, request: pytest.FixtureRequest) -> Iterator[Callable[..., 
     """Begin with a fleet that has no worker, and hold in the end what all tests have in common."""
     fleets: list[Fleet] = []
 
-    def made(*arguments: object) -> Fleet:
-        fleets.append(Fleet(base, *arguments))
+    def made(policy: str = "fail", wake_timeout: float = 0) -> Fleet:
+        fleets.append(Fleet(base, policy, wake_timeout))
         return fleets[-1]
 
     try:

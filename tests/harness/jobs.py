@@ -6,10 +6,9 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from rig import Fleet, Query
-from waiting import until
-
 from superset_fleet.state.registry import Run
+from tests.harness.rig import Fleet, Query
+from tests.support.waiting import until
 
 NOT_AGAIN = "not run again"
 READING = ("select", "chart")

@@ -22,19 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import requests
-import templates
 from flask_caching.backends.rediscache import RedisCache
-from proxies import Network, Proxy
-from servers import free_port
-from shared.history import ENDED, Change, History
-from spawner import Process, Spawner
-from state import Postgres, Redis
-from waiting import until
 
 from superset_fleet.state.facts import BROKER, GUARD
 from superset_fleet.state.registry import Registry, Run
 from superset_fleet.state.registry import Worker as Beat
 from superset_fleet.times import FACTOR, Times
+from tests.harness.proxies import Network, Proxy
+from tests.harness.spawner import Process, Spawner
+from tests.harness.state import Postgres, Redis
+from tests.support import templates
+from tests.support.history import ENDED, Change, History
+from tests.support.servers import free_port
+from tests.support.waiting import until
 
 HERE = Path(__file__).parent
 TIME_FACTOR = 0.25
@@ -307,7 +307,7 @@ class Fleet:
         self._gate.close()
         self.base.network.forget()
         self.registry.redis.close()
-        self.base.postgres.end_queries()
+        self.base.postgres.terminate_queries()
 
     # -- Its processes ----------------------------------------------------------------------------
     def start_worker(
@@ -408,7 +408,7 @@ class Fleet:
             )
 
     def let_go(self, *names: str) -> None:
-        """Let runs of these names end."""
+        """Let runs of these names finish."""
         for name in names:
             self._lock("pg_advisory_unlock", name)
 
@@ -555,7 +555,7 @@ class Fleet:
 
     def every_query_ends_once(self) -> None:
         """Hold what all tests have in common. Raises AssertionError."""
-        self.base.postgres.end_queries()  # of runs that were given up
+        self.base.postgres.terminate_queries()  # of runs that were given up
         until(self.idle, "the fleet is idle")
         histories = {query.client_id: self.history(query) for query in self.sent}
         wrong = [

@@ -12,9 +12,10 @@ from typing import Any
 
 import psycopg2
 import redis
-from servers import free_port, start_redis
-from shared.history import CREATE
-from waiting import until
+
+from tests.support.history import CREATE
+from tests.support.servers import free_port, start_redis
+from tests.support.waiting import until
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
@@ -111,12 +112,12 @@ class Postgres:
         self.sql("superset", CREATE)
 
     def empty(self) -> None:
-        """Forget all queries, and end what still runs."""
+        """Forget all queries, and what runs of them have written."""
         self.sql("superset", "truncate query, ledger.changes")
         self.sql("warehouse", "truncate gate, written")
 
-    def end_queries(self) -> None:
-        """End what runs in the warehouse: runs that were given up."""
+    def terminate_queries(self) -> None:
+        """Terminate what runs in the warehouse: runs that were given up."""
         self.sql(
             "postgres",
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'warehouse'"

@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from random import Random
 
 import pytest
-from jobs import KINDS, READING, WRITING, Job, send
-from rig import TIMES, Fleet, Worker
-from waiting import until
 
 from superset_fleet.state.registry import Run
+from tests.harness.jobs import KINDS, READING, WRITING, Job, send
+from tests.harness.rig import TIMES, Fleet, Worker
+from tests.support.waiting import until
 
 LONGEST_JITTER_SECONDS = 0.3
 
@@ -62,7 +62,7 @@ def test_of_what_a_worker_ran_that_dies_only_what_reads_is_run_again(
     end_as_they_should(fleet, jobs, hit)
 
 
-def test_whenever_a_worker_dies_each_job_ends_and_writes_once_at_most(
+def test_whenever_a_worker_dies_each_job_is_settled_and_writes_once_at_most(
     fleet: Fleet, dice: Random
 ) -> None:
     """Taken from the queue or not, claimed or not, written or not."""

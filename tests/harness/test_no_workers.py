@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from random import Random
 
-from jobs import KINDS, NOT_AGAIN, send
-from rig import SLOTS, Fleet
-from waiting import until
+from tests.harness.jobs import KINDS, NOT_AGAIN, send
+from tests.harness.rig import SLOTS, Fleet
+from tests.support.waiting import until
 
 NO_WORKER = "No worker takes queries from the queue 'sql_lab'"
 
@@ -37,7 +37,9 @@ def test_a_query_that_waits_can_be_stopped_and_never_runs(
     assert [fleet.runs(query) for query in waiting] == [0] * len(waiting)
 
 
-def test_a_stopping_worker_ends_what_it_runs_and_takes_no_more(fleet: Fleet, dice: Random) -> None:
+def test_a_stopping_worker_finishes_what_it_runs_and_takes_no_more(
+    fleet: Fleet, dice: Random
+) -> None:
     fleet.wait_for_redis()
     jobs = [send(fleet, kind) for kind in dice.sample(KINDS, 3)]
     places = {fleet.machine(job.runs()) for job in jobs}

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
-from jobs import KINDS, send
-from rig import TIMES, Fleet, Query
-from waiting import until
+from tests.harness.jobs import KINDS, send
+from tests.harness.rig import TIMES, Fleet, Query
+from tests.support.waiting import until
 
 
 def restarts(fleet: Fleet, _: float) -> Query:
@@ -72,7 +72,9 @@ def test_running_queries_outlive_outages_of_the_coordination_redis(
     assert fleet.rows(after) == [[1]]
 
 
-def test_every_query_ends_though_the_databases_restart(fleet: Fleet, dice: Random) -> None:
+def test_every_query_succeeds_or_fails_though_the_databases_restart(
+    fleet: Fleet, dice: Random
+) -> None:
     """Those that it is about, and the one of Superset."""
     jobs = [send(fleet, kind) for kind in ["select", "insert", *dice.sample(KINDS, 2)]]
     for job in jobs:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-import aws_server
-import metadata_server
 import pytest
-from cloud import Cloud, boots, opened
-from jobs import READING, send
-from rig import Fleet
-from waiting import until
+
+from tests.harness.cloud import Cloud, boots, opened
+from tests.harness.jobs import READING, send
+from tests.harness.rig import Fleet
+from tests.support import aws_server, metadata_server
+from tests.support.waiting import until
 
 ASKED = re.compile(r"one was asked for at 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC")
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from jobs import KINDS, send
-from rig import Fleet
-from waiting import until
+
+from tests.harness.jobs import KINDS, send
+from tests.harness.rig import Fleet
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_when_the_leader_dies_another_one_leads_and_ends_what_was_orphaned_meanwhile(
+def test_when_the_leader_dies_another_one_leads_and_settles_what_was_orphaned_meanwhile(
     begin: Callable[..., Fleet], dice: Random, paused: bool
 ) -> None:
     """A leader that was only paused does nothing that it decided before."""

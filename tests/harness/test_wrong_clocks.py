@@ -7,8 +7,9 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from jobs import KINDS, send
-from rig import TIMES, Fleet
+
+from tests.harness.jobs import KINDS, send
+from tests.harness.rig import TIMES, Fleet
 
 
 @pytest.fixture

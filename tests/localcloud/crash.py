@@ -12,10 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import LocalCloud
-
 from localcloud.host.network import SYSCTLS
 from localcloud.host.processes import living
+from tests.localcloud.conftest import LocalCloud
 
 
 def host(cloud: LocalCloud) -> dict[str, set[str]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import ZONES, Group, LocalCloud, wait
+
+from tests.localcloud.conftest import ZONES, Group, LocalCloud, wait
 
 NewGroup = Callable[..., Group]
 

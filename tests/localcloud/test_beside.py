@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import LocalCloud, running
+from tests.localcloud.conftest import LocalCloud, running
 
 
 def test_two_clouds_beside_each_other(cloud: LocalCloud, new_state: Callable[[str], Path]) -> None:

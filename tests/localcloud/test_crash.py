@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import ROOT, LocalCloud
+from tests.localcloud.conftest import ROOT, LocalCloud
 
 from localcloud.host.processes import living
 

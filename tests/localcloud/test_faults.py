@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Group, LocalCloud, wait
+
+from tests.localcloud.conftest import Group, LocalCloud, wait
 
 
 @pytest.fixture(scope="module")

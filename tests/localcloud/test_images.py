@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import LocalCloud, wait
+
+from tests.localcloud.conftest import LocalCloud, wait
 
 
 def image(cloud: LocalCloud, image_id: str) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import Group, LocalCloud, wait
+
+from tests.localcloud.conftest import Group, LocalCloud, wait
 
 NewGroup = Callable[..., Group]
 URL = "http://169.254.169.254/latest"

@@ -4,9 +4,10 @@ import os
 import signal
 from pathlib import Path
 
-from conftest import LocalCloud, wait
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.localcloud.conftest import LocalCloud, wait
 
 # After ssh has said goodbye.
 SOON = "sudo systemd-run --quiet --on-active=0.2 --timer-property=AccuracySec=10ms"

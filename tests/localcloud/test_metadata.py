@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable
 
 import pytest
-from conftest import LocalCloud, wait
+
+from tests.localcloud.conftest import LocalCloud, wait
 
 URL = "http://169.254.169.254/latest"
 TOKEN = f'$(curl -s -X PUT -H "X-aws-ec2-metadata-token-ttl-seconds: 60" {URL}/api/token)'

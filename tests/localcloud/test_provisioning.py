@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import ROOT, ZONES, LocalCloud
+
+from tests.localcloud.conftest import ROOT, ZONES, LocalCloud
 
 REGION = "us-east-1"
 Run = Callable[..., dict[str, Any]]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import Group, wait
+
+from tests.localcloud.conftest import Group, wait
 
 NewGroup = Callable[..., Group]
 ONE_MORE_FIRST: dict[str, Any] = {"MinHealthyPercentage": 100, "MaxHealthyPercentage": 110}

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Group, running
+from tests.localcloud.conftest import Group, running
 
 
 def test_after_a_crash_the_cloud_comes_up_without_those_who_waited(

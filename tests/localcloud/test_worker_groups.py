@@ -10,10 +10,10 @@ from typing import Any
 
 import boto3
 import pytest
-from conftest import Group, LocalCloud
 
 from superset_fleet.cloud.client import AwsError
 from superset_fleet.scaler.groups import NAMESPACE, Cloud
+from tests.localcloud.conftest import Group, LocalCloud
 
 NewGroup = Callable[..., Group]
 

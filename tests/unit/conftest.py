@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from servers import redis_server
+
+from tests.support.servers import redis_server
 
 
 @pytest.fixture(scope="session")

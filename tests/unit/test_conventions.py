@@ -74,10 +74,30 @@ def test_a_machine_that_is_taken_at_its_word_lacks_no_change_of_a_variable(role:
     assert {name for name in read if not of_install.match(name)} == set()
 
 
+def test_unit_tests_are_in_directories_named_after_what_they_test() -> None:
+    names = [path.parent.name for path in (ROOT / "tests" / "unit").glob("*/__init__.py")]
+    there = [ROOT, ROOT / "src" / "superset_fleet"]
+    assert [name for name in names if not any((tree / name).is_dir() for tree in there)] == []
+    assert "guard" in names
+
+
 @pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"default"}))
-def test_every_scenario_is_named_after_a_playbook(scenario: str) -> None:
-    own_converge = ROOT / "molecule" / scenario / "converge.yml"
-    assert own_converge.is_file() or (ROOT / "playbooks" / f"{scenario}.yml").is_file()
+def test_a_scenario_converges_by_the_playbook_of_its_name_or_else_by_one_of_its_own(
+    scenario: str,
+) -> None:
+    directory = ROOT / "molecule" / scenario
+    playbooks = load(directory / "molecule.yml").get("ansible", {}).get("playbooks", {})
+    named = (ROOT / "playbooks" / f"{scenario}.yml").is_file()
+    assert playbooks == ({} if named else {"converge": "converge.yml"})
+    assert (directory / "converge.yml").is_file() != named
+
+
+def test_the_readme_of_the_scenarios_lists_each_with_its_kind() -> None:
+    kinds = {name: "role" if name in ROLES else "story" for name in SCENARIOS}
+    kinds["default"] = "fleet"
+    text = (ROOT / "molecule" / "README.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \| \S", text, re.MULTILINE)
+    assert sorted(listed) == sorted(kinds.items())
 
 
 @pytest.mark.parametrize(

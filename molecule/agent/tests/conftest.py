@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from shared import machines
-from shared.fleet import Fleet, observed
-from shared.groups import Group
-from shared.machines import Machine
+
+from tests.support.deployed import machines
+from tests.support.deployed.fleet import Fleet, observed
+from tests.support.deployed.groups import Group
+from tests.support.deployed.machines import Machine
 
 
 class Journal:

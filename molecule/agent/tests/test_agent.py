@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from conftest import Journal, following
-from shared import machines
-from shared.fleet import WORKER, Fleet, wait
-from shared.groups import BOOT_SECONDS, Group, localcloud
-from shared.machines import Machine
+
+from tests.support.deployed import machines
+from tests.support.deployed.fleet import WORKER, Fleet, wait
+from tests.support.deployed.groups import BOOT_SECONDS, Group, localcloud
+from tests.support.deployed.machines import Machine
 
 FACTS = "/etc/superset/facts.json"
 # What becomes of each newcomer, and its group.
@@ -162,7 +163,7 @@ def test_a_machine_whose_gunicorn_hangs_stops_all_the_same_and_a_second_signal_c
     wait("gunicorn was killed", lambda: "event=stopped" in journal.text)
 
 
-def test_a_worker_ends_its_queries_before_it_leaves_and_runs_no_others(
+def test_a_worker_finishes_its_queries_before_it_leaves_and_runs_no_others(
     fleet: Fleet, new_worker: Machine, workers: Group
 ) -> None:
     user = fleet.user()
@@ -204,7 +205,7 @@ def test_an_api_that_is_lost_meanwhile_is_told_when_it_is_back(
     web.wait_until_gone(machine)
 
 
-def test_a_worker_that_is_cut_off_is_ended_by_its_group(
+def test_a_worker_that_is_cut_off_is_terminated_by_its_group(
     newcomers: dict[str, Machine], workers: Group, facts: dict[str, Any]
 ) -> None:
     machine = newcomers["is cut off"]

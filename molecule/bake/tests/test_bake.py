@@ -11,19 +11,17 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from shared import machines
+from image_secrets import findings
 
 from superset_fleet.control.ask import ROOT
-
-sys.path.append(str(ROOT / "library"))
-from image_secrets import findings
+from tests.support.deployed import machines
 
 IMAGES = ROOT / ".localcloud" / "images"
 PLANTED = "/opt/app/settings.py"
 
 
 def play(playbook: str, variables: dict[str, Any], **environment: str) -> Any:
-    """Run a playbook; return how it ended."""
+    """Run a playbook; return its status and what it said."""
     ansible = str(Path(sys.executable).with_name("ansible-playbook"))
     return subprocess.run(
         [ansible, playbook, "--extra-vars", json.dumps(variables)],

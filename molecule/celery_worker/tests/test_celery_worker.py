@@ -5,11 +5,11 @@ import time
 
 import pytest
 import testinfra
-from shared.fleet import wait
 
 from superset_fleet.state.facts import GUARD, redis_url
 from superset_fleet.state.registry import Registry
 from superset_fleet.times import TIMES
+from tests.support.deployed.fleet import wait
 
 testinfra_hosts = ["ansible://celery_worker"]
 

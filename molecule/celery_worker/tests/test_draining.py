@@ -1,14 +1,14 @@
-"""A worker that is told to stop takes no more, and ends what it runs."""
+"""A worker that is told to stop takes no more, and finishes what it runs."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import testinfra
-from shared.fleet import WORKER, Fleet, operator, wait
 
 from superset_fleet.control.ask import run_module
 from superset_fleet.state.facts import GUARD, redis_url
 from superset_fleet.state.registry import Registry
+from tests.support.deployed.fleet import WORKER, Fleet, operator, wait
 
 QUERY = {
     "url": "{{ superset_url }}",
@@ -27,7 +27,7 @@ def workers(request):
     return {host.check_output("hostname"): host for host in hosts}
 
 
-def test_a_worker_that_stops_leaves_its_queues_at_once_and_ends_its_query(workers):
+def test_a_worker_that_stops_leaves_its_queues_at_once_and_finishes_its_query(workers):
     facts = run_module("redis", "ansible.builtin.debug", {"var": "superset_facts"})
     (known,) = (result["superset_facts"] for result in facts.values())
     registry = Registry(redis_url(known["redis"]["coordination"], GUARD), 10)
@@ -45,7 +45,7 @@ def test_a_worker_that_stops_leaves_its_queues_at_once_and_ends_its_query(worker
                 assert not asked.done()
                 (result,) = asked.result().values()
                 assert result["worker"] == worker.host
-                wait("it has ended", lambda: run.worker not in registry.workers())
+                wait("it has stopped", lambda: run.worker not in registry.workers())
             finally:
                 host.check_output("systemctl start celery-worker")
 
@@ -73,7 +73,7 @@ def takes(fleet, machine):
     return machine.host in {worker.host for worker in fleet.takers()}
 
 
-def test_an_operator_drains_a_worker_which_ends_its_query_and_takes_no_other(fleet, busy):
+def test_an_operator_drains_a_worker_which_finishes_its_query_and_takes_no_other(fleet, busy):
     machine, user, query = busy
     status, said = operator("drain", machine.name)
     assert (status, said.splitlines()[-1].endswith("runs nothing")) == (0, True), said
@@ -95,13 +95,13 @@ def test_a_drained_worker_that_is_restarted_takes_tasks_again(fleet):
     wait("it takes tasks", lambda: takes(fleet, machine))
 
 
-def test_a_drained_worker_that_is_told_to_stop_ends_its_query_first(fleet, busy):
+def test_a_drained_worker_that_is_told_to_stop_finishes_its_query_first(fleet, busy):
     machine, user, query = busy
     machine.run(f"touch /run/{WORKER}/draining && systemctl stop --no-block {WORKER}")
     wait("it drains", lambda: not takes(fleet, machine))
     user.wait([query])
     assert (query.status, query.host) == ("success", machine.host), query
-    wait("it has ended", lambda: not fleet.beating(machine))
+    wait("it has stopped", lambda: not fleet.beating(machine))
 
 
 def test_a_worker_that_stops_gives_back_at_once_what_it_does_not_run(fleet, busy):

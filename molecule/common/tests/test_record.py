@@ -4,8 +4,9 @@ import json
 import re
 
 import pytest
-from shared.fleet import play
-from shared.machines import GROUPS, Machine, find
+
+from tests.support.deployed.fleet import play
+from tests.support.deployed.machines import GROUPS, Machine, find
 
 RECORD = "/etc/fleet/installed.json"
 JOURNAL = "/etc/systemd/journald.conf.d/fleet.conf"

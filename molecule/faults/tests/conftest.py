@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from shared.fleet import WORKER, Fleet, observed, wait
-from shared.ledger import History
-from shared.machines import Machine
-from shared.users import ENDED, Query, User
 
 from superset_fleet.control.ask import ROOT
+from tests.support.deployed.fleet import WORKER, Fleet, observed, wait
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import ENDED, Query, User
+from tests.support.history import History
 
 figures: list[tuple[str, str]] = []
 
@@ -122,12 +122,12 @@ def history(fleet: Fleet) -> Callable[[Query], History]:
 
 @pytest.fixture
 def release(fleet: Fleet, user: User) -> Callable[[Iterable[Query]], None]:
-    """End blockers on the side of their database, which is at once and leaves one end."""
+    """Terminate blockers on the side of their database: they fail at once, and once."""
 
-    def end(queries: Iterable[Query]) -> None:
+    def terminate(queries: Iterable[Query]) -> None:
         blockers = list(queries)
 
-        def ended() -> bool:
+        def failed() -> bool:
             left = [each for each in blockers if user.look(each).status not in ENDED]
             for query in left:
                 name = query.sql.split("'")[1]
@@ -138,9 +138,9 @@ def release(fleet: Fleet, user: User) -> Callable[[Iterable[Query]], None]:
                 )
             return not left
 
-        wait("blockers have ended", ended)
+        wait("blockers have failed", failed)
 
-    return end
+    return terminate
 
 
 @pytest.fixture
@@ -182,13 +182,13 @@ def only_on(
 
 @pytest.fixture
 def kill() -> Callable[..., float]:
-    """End all processes of a unit at once, and return when; systemd starts it again, or not."""
+    """Kill all processes of a unit at once, and return when; systemd starts it again, or not."""
 
-    def end(machine: Machine, *units: str, for_good: bool = False) -> float:
+    def killed(machine: Machine, *units: str, for_good: bool = False) -> float:
         names = " ".join(units or [WORKER])
         stop = f"; systemctl stop {names}" if for_good else ""
         at = time.time()
         machine.run(f"systemctl kill --signal KILL {names}{stop}")
         return at
 
-    return end
+    return killed

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from shared.fleet import Fleet, wait
-from shared.ledger import History
-from shared.machines import Machine
-from shared.users import Query, User
+from tests.support.deployed.fleet import Fleet, wait
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import Query, User
+from tests.support.history import History
 
 Both = tuple[Machine, Machine]
 Measure = Callable[[str, float], None]

@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Iterable
 
 import requests
-from shared.fleet import Fleet, wait
-from shared.ledger import History
-from shared.users import Query, User
+
+from tests.support.deployed.fleet import Fleet, wait
+from tests.support.deployed.users import Query, User
+from tests.support.history import History
 
 Measure = Callable[[str, float], None]
 Tell = Callable[[Query], History]

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from shared.fleet import Fleet, wait
-from shared.ledger import History
-from shared.machines import Machine
-from shared.users import Query, User
 
 from superset_fleet.control.superset import SupersetError
+from tests.support.deployed.fleet import Fleet, wait
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import Query, User
+from tests.support.history import History
 
 Both = tuple[Machine, Machine]
 Measure = Callable[[str, float], None]
@@ -81,7 +81,7 @@ def test_a_result_that_is_lost_is_said_to_be_gone_and_new_ones_come(
     assert user.rows(after) == [{"two": 2}]
 
 
-def test_every_query_ends_though_the_metadata_database_restarts(
+def test_every_query_succeeds_or_fails_though_the_metadata_database_restarts(
     fleet: Fleet, user: User, both: Both, history: Tell
 ) -> None:
     # The sample warehouse lives in the same server, so these lose their database, too.

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from shared.fleet import BEAT, WATCHDOG, Fleet, wait
-from shared.ledger import History
-from shared.machines import Machine
-from shared.users import Query, User
+from tests.support.deployed.fleet import BEAT, WATCHDOG, Fleet, wait
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import Query, User
+from tests.support.history import History
 
 # What a service writes into the journal when it begins to lead.
 LEADS = {BEAT: "Acquired lock", WATCHDOG: "event=leads"}
@@ -25,7 +25,7 @@ def leader(fleet: Fleet, unit: str) -> tuple[float, Machine]:
     return max(found, key=lambda pair: pair[0])
 
 
-def test_when_the_leaders_die_the_others_lead_and_end_what_was_orphaned_meanwhile(
+def test_when_the_leaders_die_the_others_lead_and_settle_what_was_orphaned_meanwhile(
     fleet: Fleet,
     user: User,
     both: Both,

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import yaml
-from shared.fleet import Fleet, deploy, wait
-from shared.ledger import History
-from shared.machines import Machine
-from shared.users import Query, User
 
 from superset_fleet.control.ask import ROOT, template
+from tests.support.deployed.fleet import Fleet, deploy, wait
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import Query, User
+from tests.support.history import History
 
 Both = tuple[Machine, Machine]
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 
 import pytest
-from shared.fleet import WATCHDOG, WORKER, Fleet
-from shared.ledger import History
-from shared.machines import Machine
-from shared.users import Query, User
+
+from tests.support.deployed.fleet import WATCHDOG, WORKER, Fleet
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import Query, User
+from tests.support.history import History
 
 Both = tuple[Machine, Machine]
 

@@ -4,11 +4,11 @@ import os
 
 import boto3
 import pytest
-from shared import machines
-from shared.fleet import wait
-from shared.load import Load, pages
 
 from superset_fleet.control.ask import ROOT
+from tests.support.deployed import machines
+from tests.support.deployed.fleet import wait
+from tests.support.deployed.load import Load, pages
 
 testinfra_hosts = ["ansible://haproxy"]
 

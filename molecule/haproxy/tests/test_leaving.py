@@ -1,10 +1,11 @@
 """Web machines leave and come back, and users who ask all the time do not notice."""
 
 import pytest
-from shared import machines
-from shared.fleet import operator, wait
-from shared.groups import Rotation
-from shared.load import POST, Load, pages
+
+from tests.support.deployed import machines
+from tests.support.deployed.fleet import operator, wait
+from tests.support.deployed.groups import Rotation
+from tests.support.deployed.load import POST, Load, pages
 
 testinfra_hosts = ["ansible://haproxy"]
 

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from shared import machines
-from shared.fleet import Fleet, operator, wait
-from shared.groups import BOOT_SECONDS, Group
-from shared.machines import Machine
-from shared.users import User
+
+from tests.support.deployed import machines
+from tests.support.deployed.fleet import Fleet, operator, wait
+from tests.support.deployed.groups import BOOT_SECONDS, Group
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import User
 
 Ask = Callable[..., Any]
 
@@ -50,7 +51,7 @@ def ask(user: User) -> Ask:
 def group(facts: dict[str, Any]) -> Iterator[Group]:
     """The group that takes reports, which the scaler leaves alone; in the end it is as before.
 
-    Or it would end the machine when nothing is to be done for a while.
+    Or it would terminate the machine when nothing is to be done for a while.
     """
     assert facts["superset_browser_enabled"], "this scenario is for a fleet with browsers"
     group = Group("celery_worker_reports")

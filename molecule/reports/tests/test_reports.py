@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import redis
-from shared.fleet import WORKER, Fleet, operator, wait
-from shared.groups import BOOT_SECONDS, LEAVE_SECONDS, Group, localcloud
-from shared.machines import Machine
-from shared.users import User
+
+from tests.support.deployed.fleet import WORKER, Fleet, operator, wait
+from tests.support.deployed.groups import BOOT_SECONDS, LEAVE_SECONDS, Group, localcloud
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import User
 
 Ask = Callable[..., Any]
 PICTURE_SECONDS = 240  # beside a fleet on two processors

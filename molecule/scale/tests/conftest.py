@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from shared import machines
-from shared.fleet import wait
-from shared.groups import Group, Rotation
-from shared.load import Load, Request, pages
+
+from tests.support.deployed import machines
+from tests.support.deployed.fleet import wait
+from tests.support.deployed.groups import Group, Rotation
+from tests.support.deployed.load import Load, Request, pages
 
 WEB = "superset_web"
 figures: list[tuple[str, str]] = []

@@ -6,10 +6,10 @@ Each test goes on from the last: one machine comes, is there, leaves; another on
 import time
 from collections.abc import Callable
 
-from shared.fleet import wait
-from shared.groups import Group, Rotation, localcloud
-from shared.load import Load
-from shared.machines import find
+from tests.support.deployed.fleet import wait
+from tests.support.deployed.groups import Group, Rotation, localcloud
+from tests.support.deployed.load import Load
+from tests.support.deployed.machines import find
 
 Measure = Callable[[str, str], None]
 

@@ -6,7 +6,8 @@ Who leads is what the scenario `scheduler` tests, how it scales the soak `worker
 import json
 
 import pytest
-from shared.fleet import operator, wait
+
+from tests.support.deployed.fleet import operator, wait
 
 testinfra_hosts = ["ansible://scheduler"]
 

@@ -4,7 +4,8 @@ from contextlib import contextmanager
 
 import pytest
 import testinfra
-from shared.fleet import wait
+
+from tests.support.deployed.fleet import wait
 
 testinfra_hosts = ["ansible://scheduler"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import requests
-from shared.fleet import Fleet
 from support import Ask, Play, Query
 
 from superset_fleet.control.ask import ROOT, run_module, template
+from tests.support.deployed.fleet import Fleet
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from shared.machines import Machine
+
+from tests.support.deployed.machines import Machine
 
 Ask = Callable[..., requests.Response]
 Play = Callable[..., subprocess.CompletedProcess[str]]

@@ -10,10 +10,10 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
-from shared.fleet import Fleet
 from support import Play, replaced
 
 from superset_fleet.control.ask import ROOT
+from tests.support.deployed.fleet import Fleet
 
 SECRET = "/superset-fleet/superset/secrets/redis_cache_password"
 

@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from shared.fleet import WORKER, Fleet, wait
 from support import BRIEF, Ask, Play, banner, replaced
+
+from tests.support.deployed.fleet import WORKER, Fleet, wait
 
 FACTS = "/etc/superset/facts.json"
 OTHER_KEY = '"secret_key": "a key that differs from the web machines\\x27 key"'

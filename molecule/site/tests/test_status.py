@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from shared.fleet import Fleet, operator, wait
 
 from superset_fleet.control.ask import ROOT
+from tests.support.deployed.fleet import Fleet, operator, wait
 
 
 def status(*options: str) -> subprocess.CompletedProcess[str]:

@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from shared import machines
-from shared.fleet import wait
+
+from tests.support.deployed import machines
+from tests.support.deployed.fleet import wait
 
 testinfra_hosts = ["ansible://haproxy"]  # one machine is looked at, from there
 

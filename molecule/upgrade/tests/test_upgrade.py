@@ -10,11 +10,11 @@ from typing import Any
 
 import boto3
 import pytest
-from shared import machines
-from shared.fleet import play
-from shared.load import Load, pages
 
 from superset_fleet.control.ask import ROOT
+from tests.support.deployed import machines
+from tests.support.deployed.fleet import play
+from tests.support.deployed.load import Load, pages
 
 Upgrade = Callable[..., tuple[int, str]]
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import requests
-from shared.fleet import QUEUES, Fleet, observed, wait
-from shared.groups import BOOT_SECONDS, LEAVE_SECONDS, Group, localcloud
-from shared.ledger import History
-from shared.machines import Machine
-from shared.users import Query, User
+
+from tests.support.deployed.fleet import QUEUES, Fleet, observed, wait
+from tests.support.deployed.groups import BOOT_SECONDS, LEAVE_SECONDS, Group, localcloud
+from tests.support.deployed.machines import Machine
+from tests.support.deployed.users import Query, User
+from tests.support.history import History
 
 Health = Callable[[], dict[str, Any]]
 WAKE_TIMEOUT_SECONDS = 75  # as this scenario sets it

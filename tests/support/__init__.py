@@ -1,0 +1,1 @@
+"""What tests of several kinds, and the benchmarks, share; imported by its full name."""

@@ -1,0 +1,1 @@
+"""A fleet that is deployed, for those who test or measure it."""

@@ -1,0 +1,211 @@
+"""A worker of Celery's that drains: a real one, with Redis as its broker and its registry."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from superset_fleet.state.registry import Registry, Worker
+from tests.support.servers import redis_server
+from tests.support.waiting import until
+
+# Tasks run until they are told to end, and with options as in superset_config.py.
+APP = """
+import os
+import redis
+from celery import Celery
+from superset_fleet.guard.setup import Guard
+from superset_fleet.guard.worker import beat_from
+
+guard = Guard(os.environ["REGISTRY"])
+beat_from(guard)
+app = Celery(broker=os.environ["BROKER"])
+app.conf.update(
+    task_acks_late=True,
+    task_ignore_result=True,
+    worker_prefetch_multiplier=1,
+    broker_connection_retry_on_startup=True,
+    task_default_queue="sql_lab",
+)
+
+@app.task(name="work")
+def work(name):
+    orders = redis.Redis.from_url(os.environ["REGISTRY"])
+    orders.blpop(f"end {name}", 60)
+    orders.rpush("ended", name)
+"""
+
+
+class Machine:
+    """A machine with a worker, which has two slots."""
+
+    def __init__(self, directory: Path, broker_url: str, registry_url: str) -> None:
+        self.draining = directory / "draining"
+        self.broker: Any = redis.Redis.from_url(broker_url)
+        self.registry = Registry(registry_url, 10)
+        self.registry.redis.flushdb()
+        self._app = Celery(broker=broker_url)
+        (directory / "app.py").write_text(APP)
+        command = [sys.executable, "-m", "celery", "--app", "app", "worker", "--queues", "sql_lab"]
+        command += ["--concurrency", "2", "-O", "fair", "--without-gossip", "--without-mingle"]
+        self.service = subprocess.Popen(
+            [*command, "--without-heartbeat", "--hostname", "worker@vm"],
+            cwd=directory,
+            env=os.environ
+            | {
+                "BROKER": broker_url,
+                "REGISTRY": registry_url,
+                "RUNTIME_DIRECTORY": str(directory),
+            },
+            stdout=(directory / "journal").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+
+    @property
+    def worker(self) -> Worker | None:
+        """What it says of itself."""
+        return next(iter(self.registry.workers().values()), None)
+
+    @property
+    def takers(self) -> int:
+        """How many workers take tasks, as those know who send them."""
+        return self.registry.queue("sql_lab").workers
+
+    def send(self, *names: str, **options: Any) -> None:
+        for name in names:
+            self._app.send_task("work", [name], queue="sql_lab", **options)
+
+    def end(self, *names: str) -> None:
+        for name in names:
+            self.registry.redis.rpush(f"end {name}", 1)
+
+    def runs(self, number: int) -> Callable[[], bool]:
+        return lambda: self.worker is not None and self.worker.tasks == number
+
+    def has(self, *, waiting: int, taken: int) -> Callable[[], bool]:
+        """Whether the broker has so many messages that wait, and that a worker has."""
+        return lambda: (
+            (self.broker.llen("sql_lab"), self.broker.hlen("unacked"))
+            == (
+                waiting,
+                taken,
+            )
+        )
+
+    @property
+    def early(self) -> list[Any]:
+        """What it holds whose time has not come."""
+        asked: Any = self._app.control.inspect(timeout=5, limit=1).scheduled()
+        return next(iter(asked.values())) if asked else [None]
+
+    @property
+    def ended(self) -> list[str]:
+        found: list[str] = self.registry.redis.lrange("ended", 0, -1)
+        return found
+
+    def tell_to_stop(self) -> None:
+        self.service.send_signal(signal.SIGTERM)
+
+
+@contextmanager
+def running(directory: Path, broker_url: str, registry_url: str) -> Iterator[Machine]:
+    made = Machine(directory, broker_url, registry_url)
+    try:
+        until(lambda: made.takers, "the worker takes tasks")
+        yield made
+    finally:
+        made.service.kill()
+        made.service.wait()
+        print((directory / "journal").read_text())
+
+
+@pytest.fixture
+def machine(tmp_path: Path, redis_url: str) -> Iterator[Machine]:
+    with running(tmp_path, redis_url, redis_url) as made:
+        yield made
+
+
+def test_a_worker_that_is_told_to_stop_finishes_what_runs_and_gives_back_the_rest(
+    machine: Machine,
+) -> None:
+    machine.send("later", countdown=300)
+    machine.send("first", "second", "third", "fourth")
+    until(machine.runs(2), "two run")
+    until(machine.has(waiting=2, taken=3), "it holds one whose time has not come")
+    machine.tell_to_stop()
+    until(machine.has(waiting=3, taken=2), "it has given back what does not run")
+    assert machine.takers == 0
+    machine.end("first")
+    until(machine.has(waiting=3, taken=1), "what has ended is confirmed at once")
+    assert machine.worker
+    assert machine.worker.draining
+    assert machine.service.poll() is None
+    machine.end("second")
+    assert machine.service.wait(30) == 0
+    assert machine.ended == ["first", "second"]
+    assert machine.has(waiting=3, taken=0)()
+    assert machine.worker is None
+
+
+def test_tasks_that_wait_for_a_slot_of_this_worker_are_given_back(machine: Machine) -> None:
+    machine.send("third", "fourth", countdown=3)
+    until(machine.has(waiting=0, taken=2), "it holds two whose time has not come")
+    machine.send("first", "second")
+    until(machine.runs(2), "two run")
+    until(lambda: not machine.early, "the time of the others has come")
+    assert machine.has(waiting=0, taken=4)()
+    machine.tell_to_stop()
+    until(machine.has(waiting=2, taken=2), "it has given back what does not run")
+    machine.end("first", "second")
+    assert machine.service.wait(30) == 0
+    assert machine.has(waiting=2, taken=0)()
+
+
+def test_an_idle_worker_stops_at_once(machine: Machine) -> None:
+    machine.tell_to_stop()
+    assert machine.service.wait(30) == 0
+    assert machine.worker is None
+
+
+def test_a_worker_drains_as_long_as_there_is_the_file(machine: Machine) -> None:
+    machine.send("first")
+    until(machine.runs(1), "it runs")
+    machine.draining.touch()
+    until(lambda: not machine.takers, "it says that it takes no more")
+    # Besides the task, which waits for its order.
+    until(lambda: machine.broker.info("clients")["blocked_clients"] == 1, "it has left its queue")
+    machine.send("second")
+    machine.end("first")
+    until(machine.runs(0), "the running one ends")
+    assert machine.has(waiting=1, taken=0)()
+    machine.draining.unlink()
+    until(machine.runs(1), "it takes tasks again")
+    assert machine.takers == 1
+    machine.end("second")
+    until(lambda: machine.ended == ["first", "second"], "each is run once")
+
+
+def test_a_worker_that_has_lost_the_broker_stops_all_the_same(
+    tmp_path: Path, redis_url: str
+) -> None:
+    with (
+        redis_server(tmp_path) as (broker_url, broker),
+        running(tmp_path, broker_url, redis_url) as machine,
+    ):
+        machine.send("first")
+        until(machine.runs(1), "it runs")
+        broker.kill()
+        machine.tell_to_stop()
+        machine.end("first")
+        machine.service.wait(60)
+        assert machine.ended == ["first"]

@@ -1,0 +1,81 @@
+"""The keeper of a run."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from superset_fleet.guard import run
+from superset_fleet.times import TIMES
+
+
+class Interrupted(Exception):
+    """What the soft time limit raises in a process of a worker."""
+
+
+@pytest.fixture(autouse=True)
+def soft_limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Heed the signal of the soft time limit as a worker's process does."""
+    monkeypatch.setattr(run, "TIMES", replace(TIMES, keep_seconds=0.01))
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_run_whose_job_is_another_one_s_is_interrupted() -> None:
+    with pytest.raises(Interrupted), run.Keeper(lambda: False) as keeper:
+        threading.Event().wait(30)
+    assert keeper.interrupted
+
+
+def test_a_run_that_keeps_its_job_is_left_alone() -> None:
+    looks = threading.Semaphore(0)
+
+    def is_ours() -> bool:
+        looks.release()
+        return True
+
+    with run.Keeper(is_ours) as keeper:
+        for _ in range(3):
+            assert looks.acquire(timeout=30)
+    assert not keeper.interrupted
+
+
+def test_a_run_that_is_over_is_not_interrupted() -> None:
+    looking, over = threading.Event(), threading.Event()
+
+    def is_ours() -> bool:
+        looking.set()
+        over.wait(30)
+        return False
+
+    with run.Keeper(is_ours) as keeper:
+        assert looking.wait(30)
+    over.set()
+    keeper._thread.join(30)
+    assert not keeper.interrupted
+
+
+def test_a_run_outside_of_the_main_thread_is_never_interrupted() -> None:
+    kept = []
+
+    def work() -> None:
+        with run.Keeper(lambda: False) as keeper:
+            kept.append(keeper)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(30)
+    assert not kept[0].interrupted
+
+
+def test_a_thread_knows_what_it_runs_as_long_as_it_runs() -> None:
+    with run.owning(17, "1"):
+        assert run.current.query_id == 17
+    assert run.current.query_id is None

@@ -1,0 +1,310 @@
+"""Templates of the services."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support import templates
+
+Render = Callable[..., list[str]]
+
+
+@pytest.fixture
+def render() -> Render:
+    def render(role: str, template: str, **inputs: Any) -> list[str]:
+        text = templates.render(role, template, **inputs)
+        return [line.strip() for line in text.splitlines()]
+
+    return render
+
+
+@pytest.fixture
+def haproxy(render: Render) -> Render:
+    def haproxy(**inputs: Any) -> list[str]:
+        given = {
+            "haproxy_membership": "playbook",
+            "haproxy_check_path": "/ready",
+            "haproxy_certificate": "",
+            "haproxy_server_timeout_seconds": 150,
+            "haproxy_keepalive_seconds": 60,
+            "haproxy_private_address": "10.0.0.5",
+            "haproxy_workers_port": 8090,
+            "haproxy_workers_networks": ["10.0.0.0/24", "10.0.1.7/32"],
+            "haproxy_stats_port": 8404,
+        }
+        return render("haproxy", "haproxy.cfg.j2", **given | inputs)
+
+    return haproxy
+
+
+def test_without_a_certificate_haproxy_speaks_http_only(haproxy: Render) -> None:
+    cfg = haproxy()
+    assert [line for line in cfg if line.startswith("bind")] == [
+        "bind :80",
+        "bind 10.0.0.5:8090",
+        "bind abns@balance accept-proxy",
+        "bind 10.0.0.5:8404",
+    ]
+    assert not [line for line in cfg if "redirect" in line or "Strict-Transport" in line]
+
+
+def test_with_a_certificate_http_leads_to_https(haproxy: Render) -> None:
+    cfg = haproxy(haproxy_certificate="PEM")
+    (redirect,) = [line for line in cfg if "redirect" in line]
+    assert redirect == (
+        "http-request redirect scheme https code 308 unless { ssl_fc } || { dst_port 8090 }"
+    )
+    assert "PEM" not in "".join(cfg)
+
+
+def test_workers_come_in_plain_http_and_can_keep_their_session(haproxy: Render) -> None:
+    cfg = haproxy(haproxy_certificate="PEM")
+    assert "bind 10.0.0.5:8090" in cfg
+    assert "http-request deny if { dst_port 8090 } !{ src 10.0.0.0/24 10.0.1.7/32 }" in cfg
+    cookies, static = [line for line in cfg if "Set-Cookie" in line]
+    assert static == "http-response del-header Set-Cookie if { var(txn.static) -m bool }"
+    assert cookies.endswith("if { dst_port 8090 }")
+    pattern, replacement = re.findall(r'"([^"]+)"', cookies)
+    session = re.sub(pattern, replacement, "session=x; Secure; HttpOnly; Path=/; SameSite=Lax")
+    assert session == "session=x; HttpOnly; Path=/; SameSite=Lax"
+
+
+def test_only_requests_that_change_nothing_are_ever_repeated(haproxy: Render) -> None:
+    cfg = haproxy()
+    assert "option http-server-close" in cfg
+    assert [line for line in cfg if "retry" in line] == [
+        "retry-on conn-failure 404",
+        "http-request disable-l7-retry unless METH_GET { path_beg /static/assets/ }",
+        "retry-on conn-failure empty-response",
+        "http-request disable-l7-retry unless METH_GET",
+    ]
+
+
+def test_web_instances_are_asked_whether_they_are_to_have_requests(haproxy: Render) -> None:
+    assert "http-check send meth GET uri /ready" in haproxy()
+
+
+def test_a_web_server_that_stops_drains_first(render: Render) -> None:
+    unit = render(
+        "superset_web",
+        "superset-web.service.j2",
+        superset_web_threads=8,
+        superset_web_max_overflow=4,
+        superset_web_drain_seconds=8,
+        superset_web_stop_timeout_seconds=100,
+    )
+    (stop,) = [line for line in unit if line.startswith("ExecStop=")]
+    assert "touch %t/superset-web/draining && sleep 8" in stop
+
+
+def test_a_worker_takes_from_all_queues_unless_its_machine_says_which(render: Render) -> None:
+    unit = render(
+        "celery_worker",
+        "celery-worker.service.j2",
+        celery_worker_concurrency=2,
+        celery_worker_pool_size=2,
+        celery_worker_max_overflow=2,
+        celery_worker_stop_timeout_seconds=3720,
+        celery_worker_queues=["sql_lab", "default"],
+    )
+    every = unit.index("Environment=CELERY_WORKER_QUEUES=sql_lab,default")
+    # Of two that name the same variable systemd takes the file.
+    assert every < unit.index("EnvironmentFile=-/etc/fleet/machine.env")
+    assert [line for line in unit if "--queues ${CELERY_WORKER_QUEUES}" in line]
+
+
+@pytest.fixture
+def superset_config(render: Render) -> Render:
+    def superset_config(**inputs: Any) -> list[str]:
+        given = {
+            "superset_tls_enabled": True,
+            "superset_webserver_timeout_seconds": 60,
+            "superset_query_timeout_seconds": 3600,
+            "superset_query_hard_timeout_seconds": 3660,
+            "superset_visibility_timeout_seconds": 4560,
+            "superset_results_ttl_seconds": 86400,
+            "superset_guard_enabled": True,
+            "superset_no_worker_policy": "fail",
+            "superset_browser_enabled": False,
+        }
+        lines = render("superset", "superset_config.py.j2", **given | inputs)
+        words = [
+            "guard.",
+            "Guard(",
+            "GLOBAL_ASYNC",
+            "Ready",
+            "ALERT_REPORTS",
+            "THUMBNAILS",
+            "warmup",
+        ]
+        return [line for line in lines if any(word in line for word in words)]
+
+    return superset_config
+
+
+@pytest.mark.parametrize("given", [False, "false"])
+def test_superset_without_the_guard_is_stock(superset_config: Render, given: Any) -> None:
+    lines = superset_config(superset_guard_enabled=given)
+    assert not [line for line in lines if "annotations" in line or "guard.install" in line]
+    assert not [line for line in lines if "MANAGER_CLASS" in line]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_web_machines_say_whether_they_are_ready_with_and_without_the_guard(
+    superset_config: Render, given: bool
+) -> None:
+    assert "joining.append(Ready(redis_urls).install)" in superset_config(
+        superset_guard_enabled=given
+    )
+
+
+def test_superset_with_the_guard_has_it_in_tasks_and_application(superset_config: Render) -> None:
+    lines = superset_config()
+    assert "task_annotations = guard.annotations(task_annotations)" in lines
+    assert "joining.append(guard.install)" in lines
+
+
+@pytest.mark.parametrize(("policy", "wake"), [("fail", False), ("wake", True)])
+def test_a_query_waits_for_a_worker_where_the_policy_says_so(
+    superset_config: Render, policy: str, wake: bool
+) -> None:
+    assert f"guard = Guard(guard_url, wake={wake})" in superset_config(
+        superset_no_worker_policy=policy
+    )
+
+
+@pytest.mark.parametrize("given", [True, False, "true", "false"])
+def test_web_machines_send_charts_to_workers_where_that_is_switched_on(
+    superset_config: Render, given: Any
+) -> None:
+    lines = superset_config(superset_global_async_queries_enabled=given)
+    wanted = given in (True, "true")
+    assert f'"GLOBAL_ASYNC_QUERIES": {wanted} or service == "celery_worker",' in lines
+
+
+@pytest.mark.parametrize(
+    ("browser", "thumbnails", "flags"),
+    [
+        (True, True, ("True", "True")),
+        (True, False, ("True", "False")),
+        (False, True, ("False", "False")),
+        ("false", "true", ("False", "False")),
+    ],
+)
+def test_reports_and_thumbnails_are_there_where_a_browser_is(
+    superset_config: Render, browser: Any, thumbnails: Any, flags: tuple[str, str]
+) -> None:
+    lines = superset_config(
+        superset_browser_enabled=browser, superset_thumbnails_enabled=thumbnails
+    )
+    assert f'"ALERT_REPORTS": {flags[0]},' in lines
+    assert f'"THUMBNAILS": {flags[1]},' in lines
+
+
+def test_caches_are_warmed_up_where_that_is_wanted(superset_config: Render) -> None:
+    assert '"task": "cache-warmup",' not in superset_config()
+    lines = superset_config(superset_warmup_dashboards=5)
+    assert '"task": "cache-warmup",' in lines
+
+
+def test_a_browser_is_no_part_of_a_worker_s_sandbox(render: Render) -> None:
+    browser = render("celery_worker", "superset-browser@.service.j2")
+    worker = render(
+        "celery_worker",
+        "celery-worker.service.j2",
+        celery_worker_concurrency=2,
+        celery_worker_pool_size=2,
+        celery_worker_max_overflow=2,
+        celery_worker_stop_timeout_seconds=3720,
+        celery_worker_queues=["sql_lab"],
+    )
+    assert "RestrictNamespaces=true" in worker
+    assert "DynamicUser=true" in browser
+    assert not [line for line in browser if "LoadCredential" in line or "no-sandbox" in line]
+
+
+@pytest.mark.parametrize(("policy", "timeout"), [("fail", 0), ("wake", 300)])
+def test_the_watchdog_has_the_limits_of_queries(render: Render, policy: str, timeout: int) -> None:
+    unit = render(
+        "scheduler",
+        "superset-watchdog.service.j2",
+        superset_query_hard_timeout_seconds=3660,
+        superset_guard_reruns=1,
+        superset_no_worker_policy=policy,
+        superset_worker_wake_timeout_seconds=300,
+    )
+    assert "--time-limit 3660 --reruns 1 \\" in unit
+    assert f"--wake-timeout {timeout}" in unit
+    assert "LoadCredential=facts:/etc/superset/facts.json" in unit
+
+
+def test_users_of_postgres_come_from_the_named_networks_to_their_databases(render: Render) -> None:
+    users = [
+        {"name": "superset", "databases": ["superset"]},
+        {"name": "reader", "databases": ["warehouse", "superset"]},
+    ]
+    networks = ["10.0.0.0/20", "fd00::/64"]
+    hba = render("postgres", "pg_hba.conf.j2", postgres_users=users, postgres_networks=networks)
+    assert [line for line in hba if line and not line.startswith("#")] == [
+        "local all postgres peer",
+        "host superset superset 10.0.0.0/20 scram-sha-256",
+        "host superset superset fd00::/64 scram-sha-256",
+        "host warehouse,superset reader 10.0.0.0/20 scram-sha-256",
+        "host warehouse,superset reader fd00::/64 scram-sha-256",
+    ]
+
+
+def test_settings_of_postgres_are_quoted_and_in_order(render: Render) -> None:
+    conf = render(
+        "postgres",
+        "fleet.conf.j2",
+        postgres_listen_addresses=["localhost", "10.0.0.9"],
+        postgres_max_connections=300,
+        postgres_reserved_connections=10,
+        postgres_settings={"work_mem": "16MB", "shared_buffers": "1GB"},
+    )
+    assert "listen_addresses = 'localhost,10.0.0.9'" in conf
+    assert [line for line in conf if line][-2:] == ["shared_buffers = '1GB'", "work_mem = '16MB'"]
+
+
+def redis_instance(name: str, render: Render) -> list[str]:
+    settings = yaml.safe_load((templates.ROLES / "redis" / "vars" / "main.yml").read_text())
+    inputs = {"port": 6379, "password": "secret", "memory_mb": 64, "policy": "volatile-ttl"}
+    return render(
+        "redis",
+        "redis.conf.j2",
+        redis_bind_addresses=["127.0.0.1", "10.0.0.9"],
+        __redis_name=name,
+        __redis_instance=settings["__redis_instances"][name] | inputs,
+    )
+
+
+def test_redis_listens_on_every_address_it_is_given(render: Render) -> None:
+    assert "bind 127.0.0.1 10.0.0.9" in redis_instance("results", render)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("coordination", ["appendonly yes", "appendfsync everysec", 'save ""']),
+        ("results", ["save 3600 1"]),
+        ("cache", ['save ""']),
+    ],
+)
+def test_each_redis_is_on_disk_as_far_as_its_data_is_worth(
+    render: Render, name: str, lines: list[str]
+) -> None:
+    assert redis_instance(name, render)[-len(lines) :] == lines
+
+
+def test_the_scaler_starts_where_the_cloud_gives_no_configuration(render: Render) -> None:
+    given = {"scaler_slots": 2, "superset_visibility_timeout_seconds": 4560}
+    unit = render("scaler", "fleet-scaler.service.j2", **given)
+    assert "LoadCredential=aws.ini:/etc/fleet/aws.ini" in unit
+    # For systemd a file that is missing is an error, but for this.
+    assert "SetCredential=aws.ini:none" in unit
+    assert "--visibility-timeout 4560 \\" in unit
+    assert "--acceptable-wait 10 --cooldown 60" in unit
