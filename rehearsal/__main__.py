@@ -17,11 +17,11 @@ SOAK = ROOT / "benchmarks/soak"
 
 def soak(arguments: list[str]) -> None:
     """Run a measurement in place of this process; list them where none is named."""
-    known = sorted(path.name for path in SOAK.iterdir())
+    known = sorted(path.stem for path in SOAK.glob("*.py"))
     if not arguments:
         print("\n".join(known))
     elif arguments[0] in known:
-        os.execv(sys.executable, [sys.executable, str(SOAK / arguments[0]), *arguments[1:]])
+        os.execv(sys.executable, [sys.executable, str(SOAK / f"{arguments[0]}.py"), *arguments[1:]])
     else:
         raise Failed(f"no such measurement: {arguments[0]} (one of: {', '.join(known)})")
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,15 @@ def test_no_image_is_made_anew_because_a_machine_came_or_went() -> None:
     assert "scheduler_machines" in known
     assert [name for name in known if of_image.match(name)] == []
     assert of_image.match("superset_guard_enabled")
+
+
+def test_all_python_is_in_files_that_linters_take_for_python() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    names = (ROOT / name for name in tracked.stdout.decode().split("\0") if name)
+    programs = [
+        path
+        for path in names
+        if path.is_file() and re.match(rb"#!.*\bpython", path.read_bytes().partition(b"\n")[0])
+    ]
+    assert [path for path in programs if path.suffix != ".py"] == []
+    assert ROOT / "roles/haproxy/files/haproxy_join.py" in programs

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Workers come with the work and go without losing a query: on the real fleet, by the scaler.
 
 From zero: no worker is there, a query wakes one; from the query to its row, and next to it, in the
@@ -11,7 +10,7 @@ the start by themselves; and no machine may be asked for less than a cooldown be
 the exit status is 1. With --without-drain, machines that leave are killed in the scale-in, and the
 check must fail.
 
-The fleet is deployed with `superset_no_worker_policy: wake` before, and as it was in the end.
+The fleet is deployed with `superset_no_worker_policy: wake` first, and as it was afterwards.
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ class Soak:
 
     def _ready(self) -> bool:
         wake = self.fleet.registry.queue("sql_lab").wake
-        return bool(wake) and wake.state == "ready"
+        return wake is not None and wake.state == "ready"
 
     # -- Scale-in ---------------------------------------------------------------------------------
     def scale_in(self, killed: bool) -> None:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """No request is lost while web machines come and go and HAProxy is reloaded; what scaling takes.
 
 Users with keep-alive connections ask for Superset's pages at a constant rate, through the load
