@@ -185,6 +185,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.superset_fleet.state.broker import waiting
 from ansible.module_utils.superset_fleet.state.facts import BROKER, GUARD, redis_url
 from ansible.module_utils.superset_fleet.state.registry import EVERY_GROUP, Registry
+from ansible.module_utils.superset_fleet.state.words import since
 from ansible.module_utils.superset_fleet.times import TIMES
 
 LOOK_SECONDS = 0.5  # between two looks while waiting
@@ -283,11 +284,6 @@ def lacking(state: dict[str, Any], least: int, hosts: Iterable[str] = ()) -> lis
         for queue in state["queues"]
         if queue["workers"] < least
     ]
-
-
-def since(seconds: float | None) -> str:
-    """Return in words since when a queue has had no worker."""
-    return "none was ever seen" if seconds is None else f"the last was seen {seconds:.0f} s ago"
 
 
 def known_ones(state: dict[str, Any]) -> str:
