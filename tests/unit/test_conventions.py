@@ -150,3 +150,18 @@ def test_all_python_is_in_files_that_linters_take_for_python() -> None:
     ]
     assert [path for path in programs if path.suffix != ".py"] == []
     assert ROOT / "roles/haproxy/files/haproxy_join.py" in programs
+
+
+@pytest.mark.parametrize(
+    "template", sorted((ROOT / "roles").glob("*/templates/*.py.j2")), ids=lambda path: path.stem
+)
+def test_a_template_of_python_has_values_and_nothing_that_a_linter_would_miss(
+    template: Path,
+) -> None:
+    text = re.sub(r"{%.*?%}", "", re.sub(r"{{.*?}}", "0", template.read_text()))
+    for node in ast.walk(ast.parse(text)):
+        assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        # Superset's own way to give Celery's settings.
+        assert not isinstance(node, ast.ClassDef) or (
+            node.name == "CeleryConfig" and all(isinstance(line, ast.Assign) for line in node.body)
+        )

@@ -24,10 +24,11 @@ APP = """
 import os
 import redis
 from celery import Celery
-from superset_fleet.guard.setup import Guard
+from superset_fleet.guard.context import Guard
 from superset_fleet.guard.worker import beat_from
+from superset_fleet.state.registry import Registry
 
-guard = Guard(os.environ["REGISTRY"])
+guard = Guard(Registry(os.environ["REGISTRY"]))
 beat_from(guard)
 app = Celery(broker=os.environ["BROKER"])
 app.conf.update(

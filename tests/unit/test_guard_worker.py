@@ -17,14 +17,14 @@ from superset_fleet.state.registry import Registry, Worker
 APP = """
 import os
 import time
-from types import SimpleNamespace
 from celery import Celery
-from superset_fleet.guard import worker
+from superset_fleet.guard.context import Guard
+from superset_fleet.guard.worker import beat_from
 from superset_fleet.state.registry import Registry
 
 app = Celery(broker=os.environ["BROKER"])
 app.conf.worker_prefetch_multiplier = 1
-worker.beat_from(SimpleNamespace(registry=Registry(os.environ["REGISTRY"]), worker=""))
+beat_from(Guard(Registry(os.environ["REGISTRY"])))
 
 @app.task(name="sleep")
 def sleep(seconds):

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy
 from celery.exceptions import SoftTimeLimitExceeded
@@ -21,9 +21,7 @@ from ..state import rows
 from ..state.jobs import first, job_name, query_id_of
 from ..state.registry import Run
 from ..times import TIMES
-
-if TYPE_CHECKING:
-    from .setup import Guard
+from .context import Guard
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import signals
 from celery.worker import state
@@ -25,12 +26,8 @@ from redis import RedisError
 from ..state.jobs import job_name
 from ..state.registry import Finished, Worker
 from ..times import TIMES
+from .context import Guard
 from .drain import Drain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from .setup import Guard
 
 log = logging.getLogger(__name__)
 
