@@ -93,7 +93,7 @@ workers:
       sample: 1
     taken:
       description:
-        - How many tasks it has taken and not ended, by queue; one that does not run yet is among
+        - How many tasks it has taken and not finished, by queue; one that does not run yet is among
           them.
       type: dict
       sample: {"sql_lab": 1}
@@ -106,7 +106,7 @@ workers:
       elements: dict
       sample: [{"job": "query:17", "seconds": 12.3}]
     draining:
-      description: Whether it takes no more tasks and ends those that it runs.
+      description: Whether it takes no more tasks and finishes those that it runs.
       type: bool
     since:
       description: When it began, in UTC.
@@ -142,7 +142,7 @@ queues:
       type: int
       sample: 0
     taken:
-      description: Tasks that workers have taken and not ended.
+      description: Tasks that workers have taken and not finished.
       type: int
       sample: 3
     silent_seconds:

@@ -96,8 +96,8 @@ def test_a_beat_has_the_newest_durations_and_counts_all() -> None:
     for number in range(NEWEST + 5):
         stopwatch.start(task_id=str(number))
         stopwatch.stop(task_id=str(number), task=Task)
-    ended, seconds = stopwatch.read()["sql_lab"]
-    assert (ended, len(seconds)) == (NEWEST + 5, NEWEST)
+    count, seconds = stopwatch.read()["sql_lab"]
+    assert (count, len(seconds)) == (NEWEST + 5, NEWEST)
 
 
 def test_a_pipe_that_nobody_reads_stops_no_task() -> None:
