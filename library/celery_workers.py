@@ -93,7 +93,7 @@ workers:
       sample: 1
     taken:
       description:
-        - How many tasks it has taken and not ended, by queue; one that does not run yet is among
+        - How many tasks it has taken and not finished, by queue; one that does not run yet is among
           them.
       type: dict
       sample: {"sql_lab": 1}
@@ -106,7 +106,7 @@ workers:
       elements: dict
       sample: [{"job": "query:17", "seconds": 12.3}]
     draining:
-      description: Whether it takes no more tasks and ends those that it runs.
+      description: Whether it takes no more tasks and finishes those that it runs.
       type: bool
     since:
       description: When it began, in UTC.
@@ -142,7 +142,7 @@ queues:
       type: int
       sample: 0
     taken:
-      description: Tasks that workers have taken and not ended.
+      description: Tasks that workers have taken and not finished.
       type: int
       sample: 3
     silent_seconds:
@@ -185,6 +185,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.superset_fleet.state.broker import waiting
 from ansible.module_utils.superset_fleet.state.facts import BROKER, GUARD, redis_url
 from ansible.module_utils.superset_fleet.state.registry import EVERY_GROUP, Registry
+from ansible.module_utils.superset_fleet.state.words import since
 from ansible.module_utils.superset_fleet.times import TIMES
 
 LOOK_SECONDS = 0.5  # between two looks while waiting
@@ -283,11 +284,6 @@ def lacking(state: dict[str, Any], least: int, hosts: Iterable[str] = ()) -> lis
         for queue in state["queues"]
         if queue["workers"] < least
     ]
-
-
-def since(seconds: float | None) -> str:
-    """Return in words since when a queue has had no worker."""
-    return "none was ever seen" if seconds is None else f"the last was seen {seconds:.0f} s ago"
 
 
 def known_ones(state: dict[str, Any]) -> str:

@@ -109,7 +109,7 @@ def up(cloud: Cloud) -> None:
 
 def image(cloud: Cloud) -> None:
     """Make the base image of a cloud that is down; nothing to do when it is there or up."""
-    with cloud.lock():
+    with alone(cloud):
         if not ask(cloud):
             if problems := preflight.check(cloud):
                 raise CloudError(preflight.message(problems))

@@ -1,12 +1,13 @@
 """No query is lost, finished twice or left over while workers are killed, paused and cut off.
 
 Sends a mix of queries as several users through the load balancer at a steady rate. Meanwhile
-workers are killed, paused and cut off from Redis at random. In the end each query must have
-ended once: with the rows it asked for, or with a message; no data may have been written twice.
-The metadata database itself writes down every change of a query's state (tests/support/history.py).
+workers are killed, paused and cut off from Redis at random. Afterwards each query must have
+finished or failed once: with the rows it asked for, or with a message; no data may have been
+written twice. The metadata database itself writes down every change of a query's state
+(tests/support/history.py).
 
 Prints a summary and exits with status 1 where a query fails the check. With --without-guard the
-fleet is deployed without the guard before (and with it in the end): then the check must fail.
+fleet is first deployed without the guard (and with it afterwards): then the check must fail.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ KINDS = {
 }
 FAULTS = {"kill": 4, "pause": 2, "pause main": 2, "cut": 2}  # kind: weight
 LONGEST = 20  # seconds of a pause or a cut
-SETTLE_SECONDS = 120  # until the last query must have ended when all is well again
+SETTLE_SECONDS = 120  # after the last fault, until no query may be unfinished
 
 
 @dataclass
@@ -92,7 +93,7 @@ class Soak:
 
     # -- Users ------------------------------------------------------------------------------------
     def use(self, user: User, shots: list[Shot]) -> None:
-        """Send a user's queries in time, and follow them until they end or the soak is over."""
+        """Send a user's queries in time, and follow them until they finish or the soak is over."""
         since = time.time() * 1000
         todo, running = list(shots), dict[int, Shot]()
         while (todo or running) and not self.over.is_set():
@@ -130,9 +131,9 @@ class Soak:
     # -- Faults -----------------------------------------------------------------------------------
     def harm(self, seconds: float) -> None:
         """Do one thing after the other to workers, for so long."""
-        chance, end = self.chance, time.monotonic() + seconds
+        chance, until = self.chance, time.monotonic() + seconds
         redis = self.fleet.facts["redis_address"], self.fleet.facts["redis_coordination_port"]
-        while not self.over.wait(chance.uniform(2, 10)) and time.monotonic() < end:
+        while not self.over.wait(chance.uniform(2, 10)) and time.monotonic() < until:
             (kind,) = chance.choices(list(FAULTS), list(FAULTS.values()))
             worker = chance.choice(self.fleet.workers)
             length = 0 if kind == "kill" else round(chance.uniform(1, LONGEST), 1)
@@ -251,7 +252,7 @@ def summary(
         ("faults", ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))),
         ("jobs that ran on a worker when it was killed", f"{len(waits)}"),
         ("worst time from the kill to the next run", f"{max(reruns, default=0):.1f} s"),
-        ("worst time from the kill to the end", f"{max(waits, default=0):.1f} s"),
+        ("worst time from the kill to the last status", f"{max(waits, default=0):.1f} s"),
         ("queries that fail the check", f"{len(wrong)}"),
     ]
     print("\n| what | figure |\n|---|---|")

@@ -49,7 +49,7 @@ def deploy(enabled: bool) -> None:
 
 def measure(user: User, queries: int) -> tuple[float, float]:
     """Return medians in milliseconds: until it is sent, until it has succeeded."""
-    sent, ended = [], []
+    sent, finished = [], []
     for _ in range(queries):
         begin = time.perf_counter()
         query = user.send(SQL)
@@ -57,14 +57,14 @@ def measure(user: User, queries: int) -> tuple[float, float]:
         while user.look(query).status in {"pending", "running"}:
             pass
         if query.status != "success":
-            sys.exit(f"a query ended as {query.status}: {query.error}")
-        ended.append(time.perf_counter() - begin)
-    return statistics.median(sent) * 1000, statistics.median(ended) * 1000
+            sys.exit(f"a query is {query.status}: {query.error}")
+        finished.append(time.perf_counter() - begin)
+    return statistics.median(sent) * 1000, statistics.median(finished) * 1000
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="./fleet soak latency", description=__doc__)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--queries", type=int, default=200)
     options = parser.parse_args()
@@ -87,8 +87,8 @@ def main() -> None:
             print(f"| {number} | ratio | {ratios[-1][0]:.3f} | {ratios[-1][1]:.3f} |", flush=True)
     finally:
         deploy(True)
-    sent, ended = (statistics.median(each) for each in zip(*ratios, strict=True))
-    print(f"| all | median of the ratios | {sent:.3f} | {ended:.3f} |\n")
+    sent, finished = (statistics.median(each) for each in zip(*ratios, strict=True))
+    print(f"| all | median of the ratios | {sent:.3f} | {finished:.3f} |\n")
     wait("workers take work", fleet.takers)
     program = (
         f"SUPERSET_FACTS=/etc/superset/facts.json /opt/superset/venv/bin/python -c '{ADMISSIONS}'"

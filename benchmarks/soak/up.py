@@ -1,6 +1,6 @@
 """How long the fleet takes to stand, from nothing and from what is cached, and what it weighs.
 
-Run as root by `./fleet soak up`; removes this checkout's local fleet first, and leaves it up.
+Run as root by `./fleet soak up`; stops and removes this checkout's local fleet first, leaves it up.
 Prints a table in Markdown: seconds of wall time, MiB of memory (proportional set size of every
 process in the machines).
 """
@@ -34,7 +34,7 @@ def machines_mib() -> float:
                 found = re.search(r"^Pss: +(\d+)", (process / "smaps_rollup").read_text(), re.M)
                 total += int(found[1]) if found else 0
         except OSError:
-            continue  # it ended while we looked, or is the kernel's
+            continue  # it exited while we looked, or is the kernel's
     return total / 1024
 
 

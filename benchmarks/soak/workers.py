@@ -10,7 +10,7 @@ the start by themselves; and no machine may be asked for less than a cooldown be
 the exit status is 1. With --without-drain, machines that leave are killed in the scale-in, and the
 check must fail.
 
-The fleet is deployed with `superset_no_worker_policy: wake` before, and as it was in the end.
+The fleet is deployed with `superset_no_worker_policy: wake` first, and as it was afterwards.
 """
 
 from __future__ import annotations

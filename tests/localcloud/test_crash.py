@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.localcloud.conftest import ROOT, LocalCloud
-
 from localcloud.host.processes import living
+from tests.localcloud.conftest import ROOT, LocalCloud
 
 SEED = 20260101
 ROUNDS = 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import importlib.machinery
 import importlib.util
 import os
 import re
@@ -135,13 +134,12 @@ def configuration(**inputs: Any) -> str:
 
 
 def join_script() -> Any:
-    """Return roles/haproxy/files/haproxy-join as a module."""
-    path = str(ROLE / "files" / "haproxy-join")
-    loader = importlib.machinery.SourceFileLoader("haproxy_join", path)
-    spec = importlib.util.spec_from_loader("haproxy_join", loader)
-    assert spec
+    """Return roles/haproxy/files/haproxy_join.py as a module."""
+    path = ROLE / "files" / "haproxy_join.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,30 @@ def test_no_image_is_made_anew_because_a_machine_came_or_went() -> None:
     assert "scheduler_machines" in known
     assert [name for name in known if of_image.match(name)] == []
     assert of_image.match("superset_guard_enabled")
+
+
+def test_all_python_is_in_files_that_linters_take_for_python() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    names = (ROOT / name for name in tracked.stdout.decode().split("\0") if name)
+    programs = [
+        path
+        for path in names
+        if path.is_file() and re.match(rb"#!.*\bpython", path.read_bytes().partition(b"\n")[0])
+    ]
+    assert [path for path in programs if path.suffix != ".py"] == []
+    assert ROOT / "roles/haproxy/files/haproxy_join.py" in programs
+
+
+@pytest.mark.parametrize(
+    "template", sorted((ROOT / "roles").glob("*/templates/*.py.j2")), ids=lambda path: path.stem
+)
+def test_a_template_of_python_has_values_and_nothing_that_a_linter_would_miss(
+    template: Path,
+) -> None:
+    text = re.sub(r"{%.*?%}", "", re.sub(r"{{.*?}}", "0", template.read_text()))
+    for node in ast.walk(ast.parse(text)):
+        assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        # Superset's own way to give Celery's settings.
+        assert not isinstance(node, ast.ClassDef) or (
+            node.name == "CeleryConfig" and all(isinstance(line, ast.Assign) for line in node.body)
+        )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import sqlalchemy
 
-from superset_fleet.guard.setup import EXTENSION
+from superset_fleet.guard.context import EXTENSION
 from superset_fleet.state.facts import GUARD, redis_url
 from superset_fleet.state.registry import Registry, Worker
 

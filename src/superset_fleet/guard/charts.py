@@ -10,7 +10,7 @@ from superset.async_events.async_query_manager import AsyncQueryManager
 from superset.utils import json
 
 from . import run
-from .setup import EXTENSION
+from .context import EXTENSION
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ class Events(AsyncQueryManager):  # type: ignore[misc]
     """Superset's manager of events (GLOBAL_ASYNC_QUERY_MANAGER_CLASS)."""
 
     def update_job(self, job_metadata: dict[str, Any], status: str, **kwargs: Any) -> None:
-        """Write an event; the last one of a job together with the end of the job."""
+        """Write an event; with the last one of a job also that the job is finished."""
         token = run.current.token
         if token is None or status not in (self.STATUS_DONE, self.STATUS_ERROR):
             super().update_job(job_metadata, status, **kwargs)

@@ -1,10 +1,10 @@
-"""A worker that drains: takes no more tasks, gives back those that do not run, ends the rest.
+"""A worker that drains takes no more tasks, gives back those that wait, finishes those that run.
 
 It drains while there is the file DRAINING, as a web machine does, and when it is told to stop; then
-it stops as soon as it has nothing to do. Celery's own way to stop ends the event loop first of all:
-what the worker holds without running it waits until its last task has ended, which can be an hour
-later, and what has ended meanwhile is confirmed no sooner. So that way is taken at the end only, or
-where there is no event loop, as without a broker.
+it stops as soon as it has nothing to do. Celery's own way to stop leaves the event loop first: what
+the worker holds without running it waits until its last task has finished, which can be an hour
+later, and what finishes meanwhile is confirmed no sooner. So that way is taken last, or where there
+is no event loop, as without a broker.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Drain(StartStopStep):  # type: ignore[misc]
         consumer.timer.call_repeatedly(TIMES.drain_look_seconds, self.look, (consumer,))
 
     def stop(self, _: Any) -> None:
-        """The event loop has ended: the broker is lost, or the worker stops."""
+        """The event loop is over: the broker is lost, or the worker stops."""
         self._in_loop = False
         if self._told:
             self._told()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flask
 from celery.utils import uuid
@@ -16,43 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..state import rows
 from ..state.jobs import job_name, query_id_of
-from ..state.registry import Job, Queue
-
-if TYPE_CHECKING:
-    from .setup import Guard
+from ..state.registry import Job
+from .context import Guard
+from .refusals import Refused, no_worker, unreachable
 
 log = logging.getLogger(__name__)
-
-
-class Refused(Exception):
-    """A task was not sent. The message is for the user; `reason` is no_worker or broker."""
-
-    def __init__(self, message: str, job: str, reason: str) -> None:
-        super().__init__(message)
-        self.message, self.job, self.reason = message, job, reason
-
-
-def no_worker(name: str, queue: Queue, wake: bool) -> str:
-    """Return what a user is told whose query nobody would take.
-
-    With `wake`, why no worker is started for it, too.
-    """
-    not_started = f", and none is started ({queue.not_started})" if wake else ""
-    return (
-        f"No worker takes queries from the queue '{name}' ({since(queue.silent_seconds)})"
-        f"{not_started}, so this one was not started and has not touched the database. Run it "
-        "again in a minute. If this stays so, tell your administrator that the Celery workers are "
-        "down."
-    )
-
-
-def since(seconds: float | None) -> str:
-    """Return since when a queue has had no worker, in words."""
-    if seconds is None:
-        return "none was ever seen"
-    if seconds < 120:
-        return f"the last one was seen {seconds:.0f} s ago"
-    return f"the last one was seen {seconds / 60:.0f} min ago"
 
 
 def queue_name(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> str:
@@ -112,21 +80,11 @@ def around(guard: Guard) -> Callable[[Any], Any]:
     return annotation
 
 
-def unreachable(error: Exception) -> str:
-    """Return what a user is told when the task could not be sent."""
-    return (
-        "The message broker, by which queries reach the workers, does not answer "
-        f"({type(error.__cause__ or error).__name__}), so this query was not started and has not "
-        "touched the database. Run it again in a minute. If this stays so, tell your administrator "
-        "that the Redis instance 'coordination' is down."
-    )
-
-
 def tell(guard: Guard, refused: Refused) -> None:
     """See to it that the refusal is told to the user and written into the query's row.
 
     Superset rolls back what it writes when sending fails, and words the error by itself; so in a
-    request this is done when that is over (web.py).
+    request this is done when that is over (web/answers.py).
     """
     log.warning("event=refused job=%s reason=%s", refused.job, refused.reason)
     query_id = query_id_of(refused.job)
@@ -138,5 +96,5 @@ def tell(guard: Guard, refused: Refused) -> None:
         try:
             with guard.app.app_context(), db.engine.begin() as connection:
                 rows.fail(connection, query_id, refused.message)
-        except SQLAlchemyError as error:  # the watchdog ends it
+        except SQLAlchemyError as error:  # the watchdog fails the row
             log.warning("event=not_failed job=%s reason=%r", refused.job, error)

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy
 from celery.exceptions import SoftTimeLimitExceeded
@@ -21,9 +21,7 @@ from ..state import rows
 from ..state.jobs import first, job_name, query_id_of
 from ..state.registry import Run
 from ..times import TIMES
-
-if TYPE_CHECKING:
-    from .setup import Guard
+from .context import Guard
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +61,8 @@ def check_row(session: Any, *_: Any) -> None:
 
     The row stays locked until the change is committed, so nobody takes it over in between.
     Every row that is written, by web processes too, has the database's time of change: by that
-    the browser asks what is new, and with the time of a wrong clock it would miss how queries end.
-    The end of a run is the database's time, too, for its duration to be true.
+    the browser asks what is new, and with the time of a wrong clock it would miss a query's last
+    status. `end_time` is the database's time, too, so that the duration of the run is true.
     """
     model = check_row.model  # type: ignore[attr-defined]
     for query in [*session.new, *session.dirty]:
@@ -96,7 +94,7 @@ def owning(query_id: int | None, token: Decimal | str) -> Iterator[None]:
 class Keeper:
     """A thread beside the run, which first does what the run need not wait for.
 
-    Then it interrupts the run when its job has been given to another one, or ended. The signal is
+    Then it interrupts the run when its job has been given to another one, or is over. The signal is
     that of the soft time limit, which a query's driver heeds: it tells the database to stop. What
     the run would write then is refused by the fence.
     """
@@ -200,7 +198,7 @@ def run_query(guard: Guard, job: str, query_id: int, sql: str, work: Callable[[]
 
 
 def fail_row(guard: Guard, job: str, query_id: int, claim: rows.Claim, error: Exception) -> None:
-    """End the row of a run that raised an error, if it is still the run's own and not ended."""
+    """Fail the row of a run that raised an error, if the row is still the run's and unfinished."""
     from superset import db
 
     message = f"The worker could not run this query: {type(error).__name__}: {error}"
@@ -292,7 +290,7 @@ def tell_time_limit(metadata: Any) -> None:
     """Write the event that Superset does not write when a chart runs into the time limit."""
     from superset.extensions import async_query_manager as manager
 
-    message = "The chart's query ran into the time limit and was ended."
+    message = "The chart's query ran into the time limit and was stopped."
     manager.update_job(metadata, manager.STATUS_ERROR, errors=rows.errors(message))
 
 

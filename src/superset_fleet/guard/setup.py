@@ -1,63 +1,54 @@
-"""The guard, as superset_config.py switches it on."""
+"""Switches on what superset_config.py wants: the one place that knows all parts of the guard."""
 
 from __future__ import annotations
 
-import logging
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-from redis import RedisError
+import psycopg2.extensions
 
 from ..state.jobs import TASKS
-from ..state.registry import Registry
-from . import publish, run
-
-log = logging.getLogger(__name__)
-
-EXTENSION = "superset_fleet_guard"  # its place in Flask's app.extensions
+from . import hooks, publish, run, worker
+from .context import EXTENSION, Guard
+from .web import app as web
+from .web.ready import Ready
 
 
-class Guard:
-    """Guards the tasks of queries and charts, where they are sent and where they run.
+def task_annotations(
+    service: str, limits: Mapping[str, Any], guard: Guard | None
+) -> dict[str, dict[str, Any]]:
+    """Return CeleryConfig.task_annotations.
 
-    `redis_url` is the database of the registry, where Global Async Queries must have their
-    streams, too. `wake` says what becomes of a task that no worker would take: it is refused
-    (False), or it waits where the scaler starts one (True).
+    `limits` are attributes of the tasks of queries and charts. Those bring limits of their own,
+    which only annotations overrule. `@name` is Celery's own notation for "wrap this method", so
+    nothing is patched.
     """
+    guards = {"@apply_async": publish.around(guard), "@run": run.around(guard)} if guard else {}
+    found: dict[str, dict[str, Any]] = {name: {**guards, **limits} for name in TASKS}
+    if service == "scheduler":
+        found["reports.scheduler"] = {"apply_async": hooks.look_for_due_reports}
+    return found
 
-    def __init__(self, redis_url: str, wake: bool = False) -> None:
-        self.registry = Registry(redis_url)
-        self.wake = wake
-        self.app: Any = None  # Superset's application
-        self.worker = ""  # name of this life of the worker, in its processes
 
-    def annotations(
-        self, attributes: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> dict[str, dict[str, Any]]:
-        """Return CeleryConfig.task_annotations: the guards, and more attributes of tasks.
+def mutator(service: str, redis_urls: Mapping[str, str], guard: Guard | None) -> hooks.Mutator:
+    """Return FLASK_APP_MUTATOR, which adds to Superset's application what is the fleet's."""
+    ready = [Ready(redis_urls).install] if service == "superset_web" else []
+    guards = [functools.partial(join, guard)] if guard else []
+    return hooks.in_turn(*ready, *guards)
 
-        `@name` is Celery's own notation for "wrap this method", so nothing is patched.
-        """
-        guards = {"@apply_async": publish.around(self), "@run": run.around(self)}
-        names = {**dict.fromkeys(TASKS), **dict.fromkeys(attributes or {})}
-        return {
-            name: {**(guards if name in TASKS else {}), **(attributes or {}).get(name, {})}
-            for name in names
-        }
 
-    def forget(self, job: str) -> None:
-        """Take off a job that is over; the watchdog does it where this fails."""
-        try:
-            self.registry.forget(job)
-        except RedisError as error:
-            log.warning("event=not_forgotten job=%s reason=%r", job, error)
+def join(guard: Guard, app: Any) -> None:
+    """Let the guard be a part of Superset's application, in web processes and workers."""
+    guard.app = app
+    app.extensions[EXTENSION] = guard
+    run.fence_rows(app)
+    worker.beat_from(guard)
+    web.join(app, guard)
 
-    def install(self, app: Any) -> None:
-        """Join Superset's application: its FLASK_APP_MUTATOR, in web processes and workers."""
-        from . import web, worker
 
-        self.app = app
-        app.extensions[EXTENSION] = self
-        run.fence_rows(app)
-        worker.beat_from(self)
-        web.init(app, self)
+def listen(service: str) -> None:
+    """Listen to Celery's signals, and in a worker to the time limit while PostgreSQL works."""
+    hooks.listen()
+    if service == "celery_worker":
+        psycopg2.extensions.set_wait_callback(hooks.wait)

@@ -1,6 +1,6 @@
 """The heartbeat of a worker: a thread of its main process.
 
-A thread and not a timer of Celery's event loop: that loop has ended while a stopping worker runs
+A thread and not a timer of Celery's event loop: that loop is over while a stopping worker runs
 its last queries, which must not look dead.
 """
 
@@ -15,8 +15,9 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import signals
 from celery.worker import state
@@ -25,16 +26,12 @@ from redis import RedisError
 from ..state.jobs import job_name
 from ..state.registry import Finished, Worker
 from ..times import TIMES
+from .context import Guard
 from .drain import Drain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from .setup import Guard
 
 log = logging.getLogger(__name__)
 
-# Of each queue's tasks that ended: so many durations are in a beat. A worker of a few slots ends
+# Of each queue's finished tasks so many durations are in a beat. A worker of a few slots finishes
 # no more between two looks of the scaler, unless they are so short that a sample of them will do.
 NEWEST = 20
 
@@ -54,13 +51,13 @@ class Stopwatch:
     """How long tasks took, from the processes that run them to the one that beats.
 
     By a pipe, which the pool's processes inherit: Celery tells the main process that a task has
-    ended, but not how long it took, and lets nobody listen.
+    finished, but not how long it took, and lets nobody listen.
     """
 
     def __init__(self) -> None:
         self._reading, self._writing = os.pipe()
-        for end in (self._reading, self._writing):
-            os.set_blocking(end, False)
+        for pipe in (self._reading, self._writing):
+            os.set_blocking(pipe, False)
         self._began: dict[str, float] = {}  # in a process of the pool: task → monotonic seconds
         self._rest = b""
         self._finished: dict[str, Finished] = {}
@@ -70,7 +67,7 @@ class Stopwatch:
         self._began[task_id] = time.monotonic()
 
     def stop(self, task_id: str, task: Any, **_: Any) -> None:
-        """Tell that a task has ended; where the pipe is full, one of many is not counted."""
+        """Tell that a task has finished; where the pipe is full, one of many is not counted."""
         began = self._began.pop(task_id, None)
         if began is None:
             return
@@ -89,13 +86,13 @@ class Stopwatch:
             queue, seconds = json.loads(line)
             new[queue].append(seconds)
         for queue, took in new.items():
-            ended, before = self._finished.get(queue, (0, []))
-            self._finished[queue] = ended + len(took), [*before, *took][-NEWEST:]
+            count, before = self._finished.get(queue, (0, []))
+            self._finished[queue] = count + len(took), [*before, *took][-NEWEST:]
         return dict(self._finished)
 
 
 class Heartbeat(threading.Thread):
-    """Tells the registry every second what the worker does, until it ends."""
+    """Tells the registry every second what the worker does, until it leaves."""
 
     def __init__(self, guard: Guard, controller: Any, stopwatch: Stopwatch) -> None:
         super().__init__(name="guard-heartbeat", daemon=True)
@@ -141,7 +138,7 @@ class Heartbeat(threading.Thread):
         draining = self._controller.consumer.drain.draining or self._stopping.is_set()
         # Copied first: Celery changes these sets meanwhile.
         active, reserved = set(state.active_requests), set(state.reserved_requests)
-        # There is none while the broker cannot be reached, and after the end of taking work.
+        # There is none while the broker cannot be reached, nor after it has left its queues.
         consumer = getattr(self._controller.consumer, "task_consumer", None)
         queues = [queue.name for queue in consumer.queues] if consumer else []
         return {
@@ -160,7 +157,7 @@ class Heartbeat(threading.Thread):
         self._stopping.set()
         self._wake.set()
 
-    def end(self) -> None:
+    def leave(self) -> None:
         """Say good-bye."""
         self._over.set()
         self._wake.set()
@@ -191,11 +188,11 @@ def beat_from(guard: Guard) -> None:
         def stop(**_: Any) -> None:
             heartbeat.stop()
 
-        def end(**_: Any) -> None:
-            heartbeat.end()
+        def leave(**_: Any) -> None:
+            heartbeat.leave()
 
         signals.worker_shutting_down.connect(stop, weak=False)
-        signals.worker_shutdown.connect(end, weak=False)
+        signals.worker_shutdown.connect(leave, weak=False)
         heartbeat.start()
 
     signals.celeryd_init.connect(name, weak=False)

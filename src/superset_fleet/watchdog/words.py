@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ..state import words as shared
 from .sight import Case, Limits, served
 
 UNKNOWN_OUTCOME = (
@@ -25,29 +26,22 @@ def clock(seconds: float) -> str:
 def not_run(case: Case) -> str:
     """Return what did not happen to a query that waits; an earlier attempt may have begun it."""
     if case.job.attempt == 1:
-        return "was not started and has not touched the database"
+        return shared.NEVER_RAN
     return "was not run again; nothing was changed by it"
 
 
 def last_seen(case: Case) -> str:
     """Return when a job's queue had a worker."""
-    if case.queue_seen is None:
-        return "none was ever seen"
-    return f"the last one was seen at {clock(case.queue_seen)}"
+    return shared.last_seen("" if case.queue_seen is None else f"at {clock(case.queue_seen)}")
 
 
 def no_worker(case: Case, limits: Limits) -> str:
     """Return what a user is told whose query no worker will take."""
+    nobody = shared.nobody_takes(case.job.queue, last_seen(case), case.queue, limits.wakes)
     return (
-        f"No worker takes queries from the queue '{case.job.queue}' ({last_seen(case)})"
-        f"{not_started(case, limits)}, so this one {not_run(case)}. Run it again when a worker is "
-        f"back {ADMINISTRATOR}."
+        f"{nobody}, so this one {not_run(case)}. Run it again when a worker is back "
+        f"{ADMINISTRATOR}."
     )
-
-
-def not_started(case: Case, limits: Limits) -> str:
-    """Return why none is started where queries wait for that, and '' where they do not."""
-    return f", and none is started ({case.queue.not_started})" if limits.wakes else ""
 
 
 def not_woken(case: Case) -> str:
@@ -93,8 +87,8 @@ def worker_died(case: Case, limits: Limits) -> str:
     if not served(case, limits):
         return (
             f"{died(case)}, and no other worker takes from the queue '{case.job.queue}'"
-            f"{not_started(case, limits)}. Nothing was changed by it; run it again when a worker "
-            f"is back {ADMINISTRATOR}."
+            f"{shared.not_started(case.queue, limits.wakes)}. Nothing was changed by it; run it "
+            f"again when a worker is back {ADMINISTRATOR}."
         )
     return (
         f"{died(case)}. This was attempt {case.job.attempt}, and no other one is made by itself. "

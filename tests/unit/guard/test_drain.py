@@ -19,15 +19,16 @@ from superset_fleet.state.registry import Registry, Worker
 from tests.support.servers import redis_server
 from tests.support.waiting import until
 
-# Tasks run until they are told to end, and with options as in superset_config.py.
+# Tasks run until they are told to finish, and with options as in superset_config.py.
 APP = """
 import os
 import redis
 from celery import Celery
-from superset_fleet.guard.setup import Guard
+from superset_fleet.guard.context import Guard
 from superset_fleet.guard.worker import beat_from
+from superset_fleet.state.registry import Registry
 
-guard = Guard(os.environ["REGISTRY"])
+guard = Guard(Registry(os.environ["REGISTRY"]))
 beat_from(guard)
 app = Celery(broker=os.environ["BROKER"])
 app.conf.update(
@@ -41,8 +42,8 @@ app.conf.update(
 @app.task(name="work")
 def work(name):
     orders = redis.Redis.from_url(os.environ["REGISTRY"])
-    orders.blpop(f"end {name}", 60)
-    orders.rpush("ended", name)
+    orders.blpop(f"finish {name}", 60)
+    orders.rpush("finished", name)
 """
 
 
@@ -85,9 +86,9 @@ class Machine:
         for name in names:
             self._app.send_task("work", [name], queue="sql_lab", **options)
 
-    def end(self, *names: str) -> None:
+    def finish(self, *names: str) -> None:
         for name in names:
-            self.registry.redis.rpush(f"end {name}", 1)
+            self.registry.redis.rpush(f"finish {name}", 1)
 
     def runs(self, number: int) -> Callable[[], bool]:
         return lambda: self.worker is not None and self.worker.tasks == number
@@ -109,8 +110,8 @@ class Machine:
         return next(iter(asked.values())) if asked else [None]
 
     @property
-    def ended(self) -> list[str]:
-        found: list[str] = self.registry.redis.lrange("ended", 0, -1)
+    def finished(self) -> list[str]:
+        found: list[str] = self.registry.redis.lrange("finished", 0, -1)
         return found
 
     def tell_to_stop(self) -> None:
@@ -145,14 +146,14 @@ def test_a_worker_that_is_told_to_stop_finishes_what_runs_and_gives_back_the_res
     machine.tell_to_stop()
     until(machine.has(waiting=3, taken=2), "it has given back what does not run")
     assert machine.takers == 0
-    machine.end("first")
-    until(machine.has(waiting=3, taken=1), "what has ended is confirmed at once")
+    machine.finish("first")
+    until(machine.has(waiting=3, taken=1), "what has finished is confirmed at once")
     assert machine.worker
     assert machine.worker.draining
     assert machine.service.poll() is None
-    machine.end("second")
+    machine.finish("second")
     assert machine.service.wait(30) == 0
-    assert machine.ended == ["first", "second"]
+    assert machine.finished == ["first", "second"]
     assert machine.has(waiting=3, taken=0)()
     assert machine.worker is None
 
@@ -166,7 +167,7 @@ def test_tasks_that_wait_for_a_slot_of_this_worker_are_given_back(machine: Machi
     assert machine.has(waiting=0, taken=4)()
     machine.tell_to_stop()
     until(machine.has(waiting=2, taken=2), "it has given back what does not run")
-    machine.end("first", "second")
+    machine.finish("first", "second")
     assert machine.service.wait(30) == 0
     assert machine.has(waiting=2, taken=0)()
 
@@ -185,14 +186,14 @@ def test_a_worker_drains_as_long_as_there_is_the_file(machine: Machine) -> None:
     # Besides the task, which waits for its order.
     until(lambda: machine.broker.info("clients")["blocked_clients"] == 1, "it has left its queue")
     machine.send("second")
-    machine.end("first")
-    until(machine.runs(0), "the running one ends")
+    machine.finish("first")
+    until(machine.runs(0), "the running one finishes")
     assert machine.has(waiting=1, taken=0)()
     machine.draining.unlink()
     until(machine.runs(1), "it takes tasks again")
     assert machine.takers == 1
-    machine.end("second")
-    until(lambda: machine.ended == ["first", "second"], "each is run once")
+    machine.finish("second")
+    until(lambda: machine.finished == ["first", "second"], "each is run once")
 
 
 def test_a_worker_that_has_lost_the_broker_stops_all_the_same(
@@ -206,6 +207,6 @@ def test_a_worker_that_has_lost_the_broker_stops_all_the_same(
         until(machine.runs(1), "it runs")
         broker.kill()
         machine.tell_to_stop()
-        machine.end("first")
+        machine.finish("first")
         machine.service.wait(60)
-        assert machine.ended == ["first"]
+        assert machine.finished == ["first"]

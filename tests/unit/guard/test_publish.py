@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from superset_fleet.guard import publish
-from superset_fleet.guard.setup import Guard
+from superset_fleet.guard import publish, refusals, setup
+from superset_fleet.guard.context import Guard
 from superset_fleet.state.jobs import job_name, query_id_of
 from superset_fleet.state.registry import Queue, Registry, Wake, Worker
 from superset_fleet.times import TIMES
@@ -48,7 +48,7 @@ def test_only_a_query_s_job_is_about_a_row() -> None:
 def test_a_refusal_names_the_queue_and_since_when_it_has_no_worker(
     seconds: float | None, words: str
 ) -> None:
-    message = publish.no_worker("sql_lab", Queue(0, seconds), wake=False)
+    message = refusals.no_worker("sql_lab", Queue(0, seconds), wake=False)
     assert "'sql_lab'" in message
     assert words in message
     assert "Run it again" in message
@@ -63,7 +63,7 @@ def test_a_refusal_names_the_queue_and_since_when_it_has_no_worker(
     ],
 )
 def test_a_refusal_says_why_no_worker_is_started(wake: Wake | None, words: str) -> None:
-    assert words in publish.no_worker("sql_lab", Queue(0, 42.4, wake), wake=True)
+    assert words in refusals.no_worker("sql_lab", Queue(0, 42.4, wake), wake=True)
 
 
 def nothing(*_: object) -> None:
@@ -96,7 +96,7 @@ def guarded(guard: Guard, broker: str) -> Any:
     """Return a guarded task of Celery's."""
     app = Celery(broker=broker)
     app.conf.update(
-        task_annotations=guard.annotations({"sql_lab.get_sql_results": {"rate_limit": "7/m"}}),
+        task_annotations=setup.task_annotations("superset_web", {"rate_limit": "7/m"}, guard),
         task_default_queue="sql_lab",
         task_ignore_result=True,
         task_publish_retry=False,
@@ -107,20 +107,20 @@ def guarded(guard: Guard, broker: str) -> Any:
 def test_a_broker_that_does_not_answer_is_told_and_nothing_is_left_in_the_register(
     redis_url: str,
 ) -> None:
-    guard = Guard(redis_url)
+    guard = Guard(Registry(redis_url))
     guard.registry.beat("worker@vm#1", Worker("vm", 1, ["sql_lab"], 1))
-    with pytest.raises(publish.Refused, match="does not answer") as refused:
+    with pytest.raises(refusals.Refused, match="does not answer") as refused:
         guarded(guard, NOWHERE).delay(17, "select 1")
     assert (refused.value.reason, refused.value.job) == ("broker", "query:17")
     assert guard.registry.jobs() == {}
 
 
 def test_what_no_worker_takes_is_refused_and_does_not_reach_the_broker(redis_url: str) -> None:
-    guard = Guard(redis_url)
+    guard = Guard(Registry(redis_url))
     guard.registry.redis.flushall()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("superset_fleet.state.registry.TIMES", AT_ONCE)
-        with pytest.raises(publish.Refused, match="none was ever seen"):
+        with pytest.raises(refusals.Refused, match="none was ever seen"):
             guarded(guard, redis_url).delay(17, "select 1")
     assert guard.registry.redis.llen("sql_lab") == 0
 
@@ -130,10 +130,10 @@ def test_what_no_worker_takes_yet_is_sent_where_it_may_wait_for_one(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, wake: bool, sent: int
 ) -> None:
     monkeypatch.setattr("superset_fleet.state.registry.TIMES", AT_ONCE)
-    guard = Guard(redis_url, wake=wake)
+    guard = Guard(Registry(redis_url), wake=wake)
     guard.registry.redis.flushall()
     guard.registry.wakes({"sql_lab": Wake("fleet-celery_worker", "ready")})
-    with nullcontext() if wake else pytest.raises(publish.Refused):
+    with nullcontext() if wake else pytest.raises(refusals.Refused):
         guarded(guard, redis_url).delay(17, "select 1")
     assert guard.registry.redis.llen("sql_lab") == len(guard.registry.jobs()) == sent
 
@@ -141,9 +141,9 @@ def test_what_no_worker_takes_yet_is_sent_where_it_may_wait_for_one(
 def test_a_task_is_sent_as_ever_where_the_registry_does_not_answer(redis_url: str) -> None:
     registry = Registry(redis_url)
     registry.redis.flushall()
-    guarded(Guard(NOWHERE), redis_url).delay(17, "select 1")
+    guarded(Guard(Registry(NOWHERE)), redis_url).delay(17, "select 1")
     assert registry.redis.llen("sql_lab") == 1
 
 
 def test_other_attributes_of_a_task_are_kept(redis_url: str) -> None:
-    assert guarded(Guard(redis_url), redis_url).rate_limit == "7/m"
+    assert guarded(Guard(Registry(redis_url)), redis_url).rate_limit == "7/m"

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy
 
 from superset_fleet.guard.migrations import SchemaError
-from superset_fleet.guard.ready import COORDINATION, Ready
+from superset_fleet.guard.web.ready import COORDINATION, Ready
 
 RELEASE = ("c", {"a", "b", "c"})  # its head, and all revisions that it knows
 Machine = Callable[..., Ready]

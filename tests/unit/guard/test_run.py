@@ -75,7 +75,7 @@ def test_a_run_outside_of_the_main_thread_is_never_interrupted() -> None:
     assert not kept[0].interrupted
 
 
-def test_a_thread_knows_what_it_runs_as_long_as_it_runs() -> None:
+def test_what_a_thread_runs_is_its_own_and_is_over() -> None:
     with run.owning(17, "1"):
         assert run.current.query_id == 17
     assert run.current.query_id is None

@@ -13,9 +13,9 @@ import jinja2
 import pytest
 import sqlalchemy
 
-from superset_fleet.guard import web
-from superset_fleet.guard.publish import Refused
-from superset_fleet.guard.web import QueueState, State, Unknown
+from superset_fleet.guard.refusals import Refused
+from superset_fleet.guard.web import answers, banner, metrics, pages, queues
+from superset_fleet.guard.web.queues import QueueState, State, Unknown
 from superset_fleet.state import registry as guard
 from superset_fleet.state.registry import Queue, Registry, Wake, Worker
 from superset_fleet.times import TIMES
@@ -28,7 +28,7 @@ STATE = State({"sql_lab": BUSY, "charts": QueueState(silent_seconds=9.0)}, {"rer
 @pytest.fixture
 def registry(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """An empty registry on a Redis that is not taken for one that has just started."""
-    monkeypatch.setattr(web, "TIMES", replace(TIMES, redis_start_seconds=-1))
+    monkeypatch.setattr(queues, "TIMES", replace(TIMES, redis_start_seconds=-1))
     registry = Registry(redis_url)
     registry.redis.flushall()
     yield registry
@@ -46,7 +46,7 @@ def closed_url() -> str:
 def client(state: Callable[[], State]) -> Any:
     """A client of the pages alone, where charts are not run by workers."""
     app = flask.Flask(__name__)
-    app.register_blueprint(web.pages(state, lambda: ["sql_lab"]))
+    app.register_blueprint(pages.pages(state, lambda: ["sql_lab"]))
     return app.test_client()
 
 
@@ -77,13 +77,13 @@ def uncounted(_: list[str]) -> dict[str, int]:
 def test_a_queue_s_state_is_that_of_its_workers(
     queue: Queue, workers: list[Worker], state: QueueState
 ) -> None:
-    assert web.count("sql_lab", queue, workers, None) == state
+    assert queues.count("sql_lab", queue, workers, None) == state
 
 
 def test_the_state_names_asked_queues_and_those_that_ever_had_a_worker(registry: Registry) -> None:
     registry.beat("worker@vm-7#1", WORKER)
     registry.decided("rerun")
-    state = web.look(registry, ["reports"], lambda names: dict.fromkeys(names, 3))
+    state = queues.look(registry, ["reports"], lambda names: dict.fromkeys(names, 3))
     assert sorted(state.queues) == ["charts", "reports", "sql_lab"]
     assert state.queues["reports"] == QueueState(waiting=3)
     queue = state.queues["sql_lab"]
@@ -108,7 +108,7 @@ def test_the_state_says_whether_a_worker_is_started_and_since_when(
 ) -> None:
     asked = registry.now() - 30
     registry.wakes({"sql_lab": replace(wake, since=asked)} if wake else {})
-    queue = web.look(registry, ["sql_lab"], uncounted, wake=True).queues["sql_lab"]
+    queue = queues.look(registry, ["sql_lab"], uncounted, wake=True).queues["sql_lab"]
     assert queue.wakes is wakes
     assert queue.starting_seconds == (pytest.approx(30, abs=10) if starts else None)
 
@@ -116,13 +116,13 @@ def test_the_state_says_whether_a_worker_is_started_and_since_when(
 def test_no_worker_is_being_started_as_soon_as_one_is_there(registry: Registry) -> None:
     registry.beat("worker@vm-7#1", WORKER)
     registry.wakes({"sql_lab": SAYS})
-    queue = web.look(registry, ["sql_lab"], uncounted, wake=True).queues["sql_lab"]
+    queue = queues.look(registry, ["sql_lab"], uncounted, wake=True).queues["sql_lab"]
     assert (queue.workers, queue.starting_seconds) == (1, None)
 
 
 def test_where_nobody_waits_for_workers_nothing_is_said_of_their_start(registry: Registry) -> None:
     registry.wakes({"sql_lab": SAYS})
-    assert web.look(registry, ["sql_lab"], uncounted).queues["sql_lab"] == QueueState()
+    assert queues.look(registry, ["sql_lab"], uncounted).queues["sql_lab"] == QueueState()
 
 
 def test_a_silent_worker_offers_nothing(registry: Registry) -> None:
@@ -130,7 +130,7 @@ def test_a_silent_worker_offers_nothing(registry: Registry) -> None:
     then = registry.now() - TIMES.silent_seconds - 1
     for key in (guard.WORKERS, "guard:queue:sql_lab"):
         registry.redis.zadd(key, {"worker@vm-7#1": then})
-    queue = web.look(registry, ["sql_lab"], uncounted).queues["sql_lab"]
+    queue = queues.look(registry, ["sql_lab"], uncounted).queues["sql_lab"]
     assert (queue.workers, queue.slots, queue.active) == (0, 0, 0)
 
 
@@ -138,30 +138,30 @@ def test_nothing_is_called_empty_while_workers_come_back_to_a_restarted_redis(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later = registry.up_seconds() + 60
-    monkeypatch.setattr(web, "TIMES", replace(TIMES, redis_start_seconds=later))
+    monkeypatch.setattr(queues, "TIMES", replace(TIMES, redis_start_seconds=later))
     with pytest.raises(Unknown, match="just started"):
-        web.look(registry, ["sql_lab"], uncounted)
+        queues.look(registry, ["sql_lab"], uncounted)
 
 
 def test_a_redis_that_does_not_answer_is_told_without_its_address(closed_url: str) -> None:
     with pytest.raises(Unknown) as unknown:
-        web.look(Registry(closed_url), ["sql_lab"], uncounted)
+        queues.look(Registry(closed_url), ["sql_lab"], uncounted)
     assert str(unknown.value) == "Redis does not answer (ConnectionError)."
 
 
 def test_tasks_of_all_priorities_wait_in_a_queue(registry: Registry, redis_url: str) -> None:
     registry.redis.rpush("sql_lab", "task", "task")
     registry.redis.rpush("sql_lab\x06\x169", "task")
-    broker = web.Broker(celery.Celery(broker=redis_url))
+    broker = queues.Broker(celery.Celery(broker=redis_url))
     assert broker.lengths(["sql_lab", "charts"]) == {"sql_lab": 3, "charts": 0}
 
 
 def test_tasks_are_not_counted_in_another_broker_than_redis() -> None:
-    assert web.Broker(celery.Celery(broker="memory://")).lengths(["sql_lab"]) == {}
+    assert queues.Broker(celery.Celery(broker="memory://")).lengths(["sql_lab"]) == {}
 
 
 def test_tasks_are_not_counted_in_a_redis_that_does_not_answer(closed_url: str) -> None:
-    assert web.Broker(celery.Celery(broker=closed_url)).lengths(["sql_lab"]) == {}
+    assert queues.Broker(celery.Celery(broker=closed_url)).lengths(["sql_lab"]) == {}
 
 
 # -- /fleet ---------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_a_number_of_workers_that_is_none_is_refused(least: str) -> None:
 
 
 def test_what_is_unknown_is_said_to_be(closed_url: str) -> None:
-    answer = client(lambda: web.look(Registry(closed_url), [], uncounted)).get("/fleet/health")
+    answer = client(lambda: queues.look(Registry(closed_url), [], uncounted)).get("/fleet/health")
     assert answer.status_code == 503
     assert answer.json["status"] == "unknown"
 
@@ -242,8 +242,8 @@ def test_metrics_tell_which_dependencies_answer_though_the_queues_are_unknown(
 ) -> None:
     app = flask.Flask(__name__)
     up = {"database": True, "coordination": False}
-    unknown = functools.partial(web.look, Registry(closed_url), [], uncounted)
-    app.register_blueprint(web.pages(unknown, lambda: [], lambda: up))
+    unknown = functools.partial(queues.look, Registry(closed_url), [], uncounted)
+    app.register_blueprint(pages.pages(unknown, lambda: [], lambda: up))
     answer = app.test_client().get("/fleet/metrics")
     assert answer.status_code == 200
     assert answer.text.split("\n") == [
@@ -258,7 +258,7 @@ def test_metrics_tell_which_dependencies_answer_though_the_queues_are_unknown(
 @pytest.mark.parametrize("page", ["health", "metrics"])
 def test_pages_are_kept_nowhere_and_name_no_machine(page: str, registry: Registry) -> None:
     registry.beat("worker@vm-7#1", WORKER)
-    answer = client(lambda: web.look(registry, [], uncounted)).get(f"/fleet/{page}")
+    answer = client(lambda: queues.look(registry, [], uncounted)).get(f"/fleet/{page}")
     assert answer.headers["Cache-Control"] == "no-store"
     assert "sql_lab" in answer.text
     assert "vm-7" not in answer.text
@@ -266,7 +266,7 @@ def test_pages_are_kept_nowhere_and_name_no_machine(page: str, registry: Registr
 
 def test_metrics_are_prometheus_text() -> None:
     answer = client(lambda: STATE).get("/fleet/metrics")
-    assert answer.headers["Content-Type"] == web.PROMETHEUS
+    assert answer.headers["Content-Type"] == metrics.PROMETHEUS
     lines = answer.text.split("\n")
     assert lines[2:6] == [
         "# HELP superset_fleet_workers Workers that take tasks from the queue.",
@@ -281,33 +281,33 @@ def test_metrics_are_prometheus_text() -> None:
 
 def test_metrics_tell_whether_workers_are_started() -> None:
     states = {"sql_lab": QueueState(wakes=True, starting_seconds=12.3)}
-    lines = web.metrics(State(states), {}).split("\n")
+    lines = metrics.metrics(State(states), {}).split("\n")
     assert 'superset_fleet_queue_wakes{queue="sql_lab"} 1' in lines
     assert 'superset_fleet_worker_starting_seconds{queue="sql_lab"} 12.3' in lines
 
 
 def test_metrics_leave_out_what_is_not_known() -> None:
-    text = web.metrics(State({"sql_lab": QueueState()}), {})
+    text = metrics.metrics(State({"sql_lab": QueueState()}), {})
     assert "superset_fleet_queue_wakes{" not in text
     assert "superset_fleet_queue_length{" not in text
     assert "superset_fleet_queue_silent_seconds{" not in text
 
 
 def test_metrics_keep_their_form_whatever_a_queue_is_called() -> None:
-    text = web.metrics(State({'a"b\\c\nd': BUSY}), {})
+    text = metrics.metrics(State({'a"b\\c\nd': BUSY}), {})
     assert 'superset_fleet_workers{queue="a\\"b\\\\c\\nd"} 2' in text.split("\n")
 
 
 def test_many_questions_look_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    glance = web.Glance(lambda: looks.append(1) or STATE)  # type: ignore[func-returns-value]
-    monkeypatch.setattr(web, "STATE_SECONDS", 3600)
+    glance = queues.Glance(lambda: looks.append(1) or STATE)  # type: ignore[func-returns-value]
+    monkeypatch.setattr(queues, "STATE_SECONDS", 3600)
     assert [glance() for _ in range(100)] == [STATE] * 100
     assert len(looks) == 1
 
 
 def test_what_was_unknown_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "STATE_SECONDS", 0)
+    monkeypatch.setattr(queues, "STATE_SECONDS", 0)
     answers: Iterator[State | Unknown] = iter([Unknown("Redis does not answer."), STATE])
 
     def look() -> State:
@@ -316,7 +316,7 @@ def test_what_was_unknown_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -
             raise answer
         return answer
 
-    glance = web.Glance(look)
+    glance = queues.Glance(look)
     with pytest.raises(Unknown, match="does not answer"):
         glance()
     assert glance() is STATE
@@ -341,8 +341,8 @@ def superset() -> flask.Flask:
     def stop(status: int) -> Any:
         return {"message": "Could not cancel query"}, status
 
-    app.after_request(lambda response: web.tell_refusal(db, None, response))
-    app.after_request(lambda response: web.stop_waiting(db, response))
+    app.after_request(lambda response: answers.tell_refusal(db, None, response))
+    app.after_request(lambda response: answers.stop_waiting(db, response))
     return app
 
 
@@ -384,7 +384,7 @@ def test_superset_s_answer_to_a_stop_stays_where_nothing_could_be_stopped(
 def page(theirs: dict[str, str], **context: Any) -> str:
     """What Superset includes at the end of its pages."""
     macros = {"superset/macros.html": "{% macro get_nonce() %}n0nce{% endmacro %}"}
-    loader = web.load_banner(jinja2.DictLoader(macros | theirs))
+    loader = banner.load_banner(jinja2.DictLoader(macros | theirs))
     environment = jinja2.Environment(loader=loader)
     environment.globals["url_for"] = {"fleet.show_health": "/fleet/health"}.__getitem__
     return environment.get_template("tail_js_custom_extra.html").render(context)

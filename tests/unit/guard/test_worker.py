@@ -17,14 +17,14 @@ from superset_fleet.state.registry import Registry, Worker
 APP = """
 import os
 import time
-from types import SimpleNamespace
 from celery import Celery
-from superset_fleet.guard import worker
+from superset_fleet.guard.context import Guard
+from superset_fleet.guard.worker import beat_from
 from superset_fleet.state.registry import Registry
 
 app = Celery(broker=os.environ["BROKER"])
 app.conf.worker_prefetch_multiplier = 1
-worker.beat_from(SimpleNamespace(registry=Registry(os.environ["REGISTRY"]), worker=""))
+beat_from(Guard(Registry(os.environ["REGISTRY"])))
 
 @app.task(name="sleep")
 def sleep(seconds):
@@ -96,8 +96,8 @@ def test_a_beat_has_the_newest_durations_and_counts_all() -> None:
     for number in range(NEWEST + 5):
         stopwatch.start(task_id=str(number))
         stopwatch.stop(task_id=str(number), task=Task)
-    ended, seconds = stopwatch.read()["sql_lab"]
-    assert (ended, len(seconds)) == (NEWEST + 5, NEWEST)
+    count, seconds = stopwatch.read()["sql_lab"]
+    assert (count, len(seconds)) == (NEWEST + 5, NEWEST)
 
 
 def test_a_pipe_that_nobody_reads_stops_no_task() -> None:

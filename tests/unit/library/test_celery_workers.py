@@ -128,7 +128,7 @@ def test_since_when_a_queue_has_no_worker_is_said(registry: Registry, broker: An
     silence(registry, "worker@vm-1#1", 70)
     registry.redis.set("guard:seen:sql_lab", registry.now() - 70)
     _, problem = celery_workers.wait(registry, broker, ["sql_lab"], 1, 0)
-    assert "queue sql_lab has 0 of 1 workers (the last was seen 70 s ago)" in problem
+    assert "queue sql_lab has 0 of 1 workers (the last one was seen 70 s ago)" in problem
     assert "worker@vm-1#1 (silent for 70 s)" in problem
 
 

@@ -3,8 +3,8 @@
 
 The worker's sandbox is no place for a browser, which makes sandboxes of its own, nor a browser's
 for the worker's secrets. So systemd starts the real one, superset-browser@.service, for each
-connection to its socket, and ends it with everything that it started when the connection ends:
-when Selenium ends this process, or when the worker that Selenium runs in is gone.
+connection to its socket, and kills it with everything that it started when the connection closes:
+when Selenium stops this process, or when the worker that Selenium runs in is gone.
 """
 
 import argparse
@@ -22,8 +22,8 @@ def main() -> None:
     with socket.socket(socket.AF_UNIX) as browser:
         browser.connect(SOCKET)
         browser.sendall(f"{options.port}\n".encode())
-        ended, _, _ = select.select([browser, sys.stdin], [], [])
-        sys.exit(browser in ended)
+        closed, _, _ = select.select([browser, sys.stdin], [], [])
+        sys.exit(browser in closed)
 
 
 if __name__ == "__main__":

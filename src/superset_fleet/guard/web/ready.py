@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy.exc import SQLAlchemyError
 
-from .migrations import SchemaError, installed_revisions
+from ..migrations import SchemaError, installed_revisions
 
 EXTENSION = "superset_fleet_ready"  # its place in Flask's app.extensions
 DATABASE, COORDINATION = "database", "coordination"  # without these nothing can be served

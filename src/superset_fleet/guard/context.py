@@ -1,0 +1,37 @@
+"""What the parts of the guard share in a process."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from redis import RedisError
+
+from ..state.registry import Registry
+
+log = logging.getLogger(__name__)
+
+EXTENSION = "superset_fleet_guard"  # its place in Flask's app.extensions
+
+
+@dataclass
+class Guard:
+    """Guards the tasks of queries and charts in this process.
+
+    `registry` is in the database where Global Async Queries must have their streams, too. `wake`
+    says what becomes of a task that no worker would take: it is refused (False), or it waits where
+    the scaler starts one (True).
+    """
+
+    registry: Registry
+    wake: bool = False
+    app: Any = None  # Superset's application
+    worker: str = ""  # name of this life of the worker, in its processes
+
+    def forget(self, job: str) -> None:
+        """Take off a job that is over; the watchdog does it where this fails."""
+        try:
+            self.registry.forget(job)
+        except RedisError as error:
+            log.warning("event=not_forgotten job=%s reason=%r", job, error)

@@ -1,0 +1,106 @@
+"""What superset_config.py hooks into Superset, Celery, psycopg2 and gunicorn, guarded or not."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import beat_init, task_postrun, worker_process_init, worker_ready
+from psycopg2.extras import wait_select
+
+from ..daemon.service import notify
+
+Mutator = Callable[[Any], object]  # changes Superset's application
+
+
+# -- Superset -------------------------------------------------------------------------------------
+def signed_by(service: str) -> Callable[..., str]:
+    """Return SQL_QUERY_MUTATOR, which signs a query with the service and machine that run it.
+
+    The database's log and Superset's query history then tell who ran it.
+    """
+
+    def sign(sql: str, **_: Any) -> str:
+        return f"-- superset {service} on {socket.gethostname()}\n{sql}"
+
+    return sign
+
+
+def in_turn(*mutators: Mutator) -> Mutator:
+    """Return a mutator that does what these do, one after the other."""
+
+    def mutate(app: Any) -> None:
+        for each in mutators:
+            each(app)
+
+    return mutate
+
+
+def last(fleet: Mutator, overrides: Mutator | None) -> Mutator:
+    """Return what the overrides make FLASK_APP_MUTATOR, and the fleet's own mutator after it."""
+    if not overrides or overrides is fleet:
+        return fleet
+    return in_turn(overrides, fleet)
+
+
+# -- Celery ---------------------------------------------------------------------------------------
+def look_for_due_reports(task: Any, *_: Any, **__: Any) -> None:
+    """Look, in beat's own process, whether reports are due: the task's `apply_async`.
+
+    So no worker is kept awake for that, every minute. Beat does not wait for the database.
+    """
+    threading.Thread(target=task.apply, name="due reports", daemon=True).start()
+
+
+def disconnect_teardown(**_: Any) -> None:
+    """Take off a receiver that Superset 6.1 has left over: it only fails, loudly, at each task.
+
+    The session is removed with the application context, in which every task runs.
+    Beat looks for due reports by such a task.
+    """
+    from superset.tasks.celery_app import teardown
+
+    task_postrun.disconnect(teardown)
+
+
+def notify_ready(**_: Any) -> None:
+    """Tell systemd that the service takes work now; gunicorn does so by itself."""
+    notify("READY=1")
+
+
+def listen() -> None:
+    """Listen to Celery's signals.
+
+    A beat that waits for the lock is as ready as the one that has it. So this comes before
+    redbeat, whose own receiver of beat_init waits.
+    """
+    for signal in (worker_process_init, beat_init):
+        signal.connect(disconnect_teardown, weak=False)
+    for signal in (worker_ready, beat_init):
+        signal.connect(notify_ready, weak=False)
+
+
+# -- psycopg2 -------------------------------------------------------------------------------------
+def wait(connection: Any) -> None:
+    """Wait for PostgreSQL in Python, where the signal of the time limit is heard.
+
+    Within libpq it is not, and the query runs until its process is killed, which leaves its
+    row in the state `running` for ever. The database is told to stop, too.
+    """
+    try:
+        wait_select(connection)
+    except SoftTimeLimitExceeded:
+        connection.cancel()
+        raise
+
+
+# -- gunicorn -------------------------------------------------------------------------------------
+def close_connections(server: Any) -> None:
+    """Close the database connections of the parent, which its processes would share."""
+    from superset.extensions import db
+
+    with server.app.wsgi().app_context():
+        db.engine.dispose()

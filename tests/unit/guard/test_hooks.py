@@ -1,0 +1,183 @@
+"""What is called by Superset, Celery, psycopg2 and gunicorn, guarded or not."""
+
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import psycopg2.extensions
+import pytest
+from celery import signals
+from celery.exceptions import SoftTimeLimitExceeded
+
+from superset_fleet.guard import hooks, setup
+
+
+@pytest.fixture
+def superset(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Superset, of which each module that is asked for has to be made."""
+
+    def module(name: str, **attributes: Any) -> ModuleType:
+        made = ModuleType(name)
+        vars(made).update(attributes)
+        monkeypatch.setitem(sys.modules, name, made)
+        return made
+
+    module("superset")
+    module("superset.tasks")
+    return module
+
+
+def test_a_query_is_signed_with_the_service_and_machine_that_run_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "vm-7")
+    sign = hooks.signed_by("celery_worker")
+    assert sign("select 1", security_manager=None, database=None) == (
+        "-- superset celery_worker on vm-7\nselect 1"
+    )
+
+
+def test_mutators_change_the_application_in_turn() -> None:
+    app: list[int] = []
+    hooks.in_turn(lambda app: app.append(1), lambda app: app.append(2))(app)
+    assert app == [1, 2]
+
+
+def test_the_fleet_s_mutator_is_not_done_twice_where_the_overrides_have_none() -> None:
+    def fleet(app: list[str]) -> None:
+        app.append("fleet")
+
+    for theirs in (None, fleet):
+        app: list[str] = []
+        hooks.last(fleet, theirs)(app)
+        assert app == ["fleet"]
+
+
+def test_beat_goes_on_while_it_looks_for_due_reports() -> None:
+    over, looked = threading.Event(), threading.Event()
+
+    def apply() -> None:
+        over.wait(30)
+        looked.set()
+
+    hooks.look_for_due_reports(SimpleNamespace(apply=apply), (), expires=60)
+    assert not looked.is_set()
+    over.set()
+    assert looked.wait(30)
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Receivers that listen, as long as a test runs."""
+    hooks.listen()
+    yield
+    for signal in (signals.worker_process_init, signals.beat_init):
+        signal.disconnect(hooks.disconnect_teardown)
+    for signal in (signals.worker_ready, signals.beat_init):
+        signal.disconnect(hooks.notify_ready)
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The socket by which systemd hears of a service."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(tmp_path / "notify"))
+        told.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield told
+
+
+def teardown(**_: Any) -> None:
+    """What Superset has left over."""
+
+
+@contextmanager
+def left_over() -> Iterator[None]:
+    signals.task_postrun.connect(teardown, weak=False)
+    try:
+        yield
+    finally:
+        signals.task_postrun.disconnect(teardown)
+
+
+@pytest.mark.parametrize("signal", [signals.worker_ready, signals.beat_init], ids=repr)
+@pytest.mark.usefixtures("listening")
+def test_systemd_is_told_when_a_worker_or_a_beat_is_ready(
+    signal: Any, systemd: socket.socket, superset: Any
+) -> None:
+    superset("superset.tasks.celery_app", teardown=teardown)
+    signal.send(sender=None)
+    assert systemd.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize("signal", [signals.worker_process_init, signals.beat_init], ids=repr)
+@pytest.mark.usefixtures("listening")
+def test_what_superset_has_left_over_is_taken_off_where_tasks_run(
+    signal: Any, superset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    superset("superset.tasks.celery_app", teardown=teardown)
+    with left_over():
+        assert [name for name, _ in signals.task_postrun.send(sender=None) if name is teardown]
+        signal.send(sender=None)
+        assert not [name for name, _ in signals.task_postrun.send(sender=None) if name is teardown]
+
+
+class Connection:
+    """A connection of psycopg2 in which a query runs."""
+
+    cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def test_the_database_is_told_to_stop_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: Connection) -> None:
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(hooks, "wait_select", interrupted)
+    connection = Connection()
+    with pytest.raises(SoftTimeLimitExceeded):
+        hooks.wait(connection)
+    assert connection.cancelled
+
+
+def test_a_query_that_finishes_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "wait_select", lambda _: None)
+    connection = Connection()
+    hooks.wait(connection)
+    assert not connection.cancelled
+
+
+@pytest.mark.parametrize(("service", "waits"), [("celery_worker", True), ("superset_web", False)])
+def test_workers_alone_hear_the_time_limit_while_postgresql_works(
+    monkeypatch: pytest.MonkeyPatch, service: str, waits: bool
+) -> None:
+    monkeypatch.setattr(hooks, "listen", lambda: None)
+    try:
+        setup.listen(service)
+        assert (psycopg2.extensions.get_wait_callback() is hooks.wait) is waits
+    finally:
+        psycopg2.extensions.set_wait_callback(None)
+
+
+def test_gunicorn_s_processes_share_no_connection_with_their_parent(superset: Any) -> None:
+    done = []
+
+    class App:
+        @contextmanager
+        def app_context(self) -> Iterator[None]:
+            done.append("context")
+            yield
+            done.append("over")
+
+    engine = SimpleNamespace(dispose=lambda: done.append("disposed"))
+    superset("superset.extensions", db=SimpleNamespace(engine=engine))
+    hooks.close_connections(SimpleNamespace(app=SimpleNamespace(wsgi=App)))
+    assert done == ["context", "disposed", "over"]
