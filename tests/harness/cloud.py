@@ -15,7 +15,7 @@ from rig import QUEUES, SLOTS, TIMES, Fleet
 from spawner import Process
 from waiting import until
 
-from superset_fleet.state.registry import Wake
+from superset_fleet.state.records import Wake
 
 LOOK_SECONDS = 0.1
 

@@ -9,7 +9,7 @@ from typing import Any
 from rig import Fleet, Query
 from waiting import until
 
-from superset_fleet.state.registry import Run
+from superset_fleet.state.records import Run
 
 NOT_AGAIN = "not run again"
 READING = ("select", "chart")

@@ -32,8 +32,9 @@ from state import Postgres, Redis
 from waiting import until
 
 from superset_fleet.state.facts import BROKER, GUARD
-from superset_fleet.state.registry import Registry, Run
-from superset_fleet.state.registry import Worker as Beat
+from superset_fleet.state.records import Run
+from superset_fleet.state.records import Worker as Beat
+from superset_fleet.state.registry import Registry
 from superset_fleet.times import FACTOR, Times
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from jobs import KINDS, READING, WRITING, Job, send
 from rig import TIMES, Fleet, Worker
 from waiting import until
 
-from superset_fleet.state.registry import Run
+from superset_fleet.state.records import Run
 
 LONGEST_JITTER_SECONDS = 0.3
 

@@ -17,7 +17,8 @@ from celery import Celery
 from servers import redis_server
 from waiting import until
 
-from superset_fleet.state.registry import Registry, Worker
+from superset_fleet.state.records import Worker
+from superset_fleet.state.registry import Registry
 
 # Tasks run until they are told to end, and with options as in superset_config.py.
 APP = """

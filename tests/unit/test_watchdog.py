@@ -22,7 +22,7 @@ from celery import Celery
 import superset_fleet
 from superset_fleet.state import facts
 from superset_fleet.state.broker import Messages
-from superset_fleet.state.registry import Job, Queue, Run, Wake, Worker
+from superset_fleet.state.records import Job, Queue, Run, Wake, Worker
 from superset_fleet.state.rows import Row
 from superset_fleet.watchdog.judge import FORGET, judge, judge_unknown
 from superset_fleet.watchdog.sight import (

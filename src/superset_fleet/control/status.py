@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from ..cloud import client as aws
 from ..cloud.discovery import lifecycle_of
+from ..state.records import GroupReport
 from . import scaling
 from .ask import AnsibleFailed, run_module, template
 from .tables import columns
@@ -397,7 +398,8 @@ def working(workers: Sequence[Mapping[str, Any]], address: str) -> tuple[str, bo
 def screen(state: Mapping[str, Any]) -> str:
     """Return the state as tables; a line that needs a look begins with an exclamation mark."""
     where = state["environment"] or "no cloud"
-    groups = scaling.by_queue(state["scaling"]) if state["scaling"] else {}
+    scaler = scaling.read(state["scaling"]) if state["scaling"] else None
+    groups = scaling.by_queue(scaler) if scaler else {}
     parts = [
         " ".join(filter(None, ["fleet", state["fleet"], f"({where})", state["at"]])),
         "\n".join(f"! not known: {gap}" for gap in state["gaps"]),
@@ -410,7 +412,7 @@ def screen(state: Mapping[str, Any]) -> str:
             ("QUEUE", "WAITING", "TAKEN", "WORKERS", "SLOTS", "GROUP", "DESIRED"),
             (queue_line(queue, groups.get(queue["name"])) for queue in state["queues"]),
         ),
-        scaling.shown(state["scaling"]) if state["scaling"] else "",
+        scaling.shown(scaler) if scaler else "",
         table(("AT", "GROUP", "LAST EVENTS", "WHY"), map(event_line, state["events"])),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -456,10 +458,10 @@ def instance_lines(state: Mapping[str, Any]) -> Iterator[Line]:
         yield well and one["id"] not in old, [cell or "-" for cell in cells]
 
 
-def queue_line(queue: Mapping[str, Any], group: Mapping[str, Any] | None) -> Line:
-    """Return a queue, and the worker group whose matter it is if a scaler says so."""
+def queue_line(queue: Mapping[str, Any], group: GroupReport | None) -> Line:
+    """Return a queue, and the worker group that scales for it if a scaler says so."""
     cells = [queue["name"], *(str(queue[key]) for key in ("waiting", "taken", "workers", "slots"))]
-    cells += [group["name"], str(group["desired"])] if group else ["-", "-"]
+    cells += [group.name, str(group.desired)] if group else ["-", "-"]
     return scaling.served(queue, group), cells
 
 

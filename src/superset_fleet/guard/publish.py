@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..state import rows
 from ..state.jobs import job_name, query_id_of
-from ..state.registry import Job, Queue
+from ..state.records import Job, Queue
 
 if TYPE_CHECKING:
     from .setup import Guard

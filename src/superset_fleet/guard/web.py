@@ -22,7 +22,7 @@ import jinja2
 import kombu.exceptions
 from redis import RedisError
 
-from ..state import registry, rows
+from ..state import records, registry, rows
 from ..state.jobs import CHARTS, QUERIES, query_id_of
 from ..times import TIMES
 from .ready import EXTENSION
@@ -71,7 +71,7 @@ class Unknown(Exception):
 
 
 def count(
-    name: str, queue: registry.Queue, live: Iterable[registry.Worker], waiting: int | None
+    name: str, queue: records.Queue, live: Iterable[records.Worker], waiting: int | None
 ) -> QueueState:
     """Return a queue's state, given the workers of all queues that are not silent."""
     mine = [worker for worker in live if name in worker.queues]
@@ -85,7 +85,7 @@ def count(
     )
 
 
-def waking(state: QueueState, queue: registry.Queue, now: float) -> QueueState:
+def waking(state: QueueState, queue: records.Queue, now: float) -> QueueState:
     """Return a queue's state with what the scaler says of it; `now` is by Redis."""
     wake = queue.wake
     starting = wake is not None and wake.state == "starting" and not queue.workers

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..cloud import client as aws
 from ..cloud.discovery import lifecycle_of, role_of
 from ..cloud.metadata import Metadata
-from ..state.registry import Worker
+from ..state.records import Worker
 from ..times import TIMES
 
 ROLE = "celery_worker"
