@@ -81,11 +81,13 @@ from typing import Any
 
 import boto3
 from ansible.module_utils.basic import AnsibleModule
-from botocore.exceptions import BotoCoreError, ClientError
+from ansible.module_utils.superset_fleet.cloud.client import AwsError, explained
+from ansible.module_utils.superset_fleet.cloud.groups import Member, group_of
+from botocore.exceptions import ClientError
 
 LOOK_SECONDS = 1
 TAG = "size_before"  # of the group, "desired/max"
-COMING = ("Pending", "InService")  # members that count
+COMING = ("pending", "in_service")  # members that count
 
 
 class ReplacementError(Exception):
@@ -181,34 +183,25 @@ class Group:
         found = self.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])
         if not found["AutoScalingGroups"]:
             raise ReplacementError(f"there is no group {self.name}: run playbooks/provision.yml")
-        group = found["AutoScalingGroups"][0]
-        tags = {tag["Key"]: tag["Value"] for tag in group.get("Tags", [])}
-        match = re.fullmatch(r"(\d+)/(\d+)", tags.get(TAG, ""))
-        members = [
-            member
-            for member in group.get("Instances", [])
-            if member["LifecycleState"].partition(":")[0] in COMING
-        ]
-        current = self.current_versions(group) if members else set()
-        old = [member for member in members if version_of(member) not in current]
-        new = [member for member in members if version_of(member) in current]
-        there = [
-            member["InstanceId"]
-            for member in new
-            if member["LifecycleState"] == "InService" and member["HealthStatus"] == "Healthy"
-        ]
+        described = found["AutoScalingGroups"][0]
+        group = group_of(described)
+        match = re.fullmatch(r"(\d+)/(\d+)", group.tags.get(TAG, ""))
+        members = [one for one in group.members if one.lifecycle in COMING]
+        current = self.current_versions(described["LaunchTemplate"]) if members else set()
+        old = [one for one in members if one.version not in current]
+        new = [one for one in members if one.version in current]
+        there = [one.id for one in new if one.state == "InService" and one.healthy]
         return State(
-            group["DesiredCapacity"],
-            group["MaxSize"],
+            group.desired,
+            group.max,
             (int(match[1]), int(match[2])) if match else None,
-            tuple(one["InstanceId"] for one in sorted(old, key=age)),
+            tuple(one.id for one in sorted(old, key=age)),
             tuple(there),
             len(new) - len(there),
         )
 
-    def current_versions(self, group: Mapping[str, Any]) -> set[str]:
+    def current_versions(self, template: Mapping[str, str]) -> set[str]:
         """Return the versions that say the same as the one that the group starts from."""
-        template = group["LaunchTemplate"]
         known = {"LaunchTemplateId": template["LaunchTemplateId"]}
         pages = self.ec2.get_paginator("describe_launch_template_versions").paginate(**known)
         versions = [version for page in pages for version in page["LaunchTemplateVersions"]]
@@ -284,14 +277,9 @@ class Group:
             time.sleep(LOOK_SECONDS)
 
 
-def version_of(member: Mapping[str, Any]) -> str:
-    """Return the version of the launch template that a member was made from."""
-    return str(member.get("LaunchTemplate", {}).get("Version", ""))
-
-
-def age(member: Mapping[str, Any]) -> tuple[int, str]:
+def age(member: Member) -> tuple[int, str]:
     """Return what members are ordered by, the oldest version first."""
-    return int(version_of(member) or 0), member["InstanceId"]
+    return int(member.version or 0), member.id
 
 
 def main() -> None:
@@ -305,16 +293,17 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    surge = module.params["surge"]
+    surge, region = module.params["surge"], module.params["region"]
     try:
-        group = Group(module.params["group"], module.params["region"])
-        state = group.read()
-        step = plan(state, surge)
-        if step and not module.check_mode:
-            group.apply(state, step, surge)
-            state = group.wait(step.replaced + step.ended, module.params["timeout"])
+        with explained(region):
+            group = Group(module.params["group"], region)
+            state = group.read()
+            step = plan(state, surge)
+            if step and not module.check_mode:
+                group.apply(state, step, surge)
+                state = group.wait(step.replaced + step.ended, module.params["timeout"])
         left = rounds(state, surge)
-    except (ReplacementError, BotoCoreError, ClientError) as error:
+    except (ReplacementError, AwsError) as error:
         module.fail_json(msg=f"replace the instances of {module.params['group']}: {error}")
     module.exit_json(
         changed=bool(step), step=str(step or ""), rounds=left, old=state.old, new=state.new

@@ -177,6 +177,7 @@ scaling:
 
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -184,6 +185,7 @@ import redis
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.superset_fleet.state.broker import waiting
 from ansible.module_utils.superset_fleet.state.facts import BROKER, GUARD, redis_url
+from ansible.module_utils.superset_fleet.state.records import Report
 from ansible.module_utils.superset_fleet.state.registry import EVERY_GROUP, Registry
 from ansible.module_utils.superset_fleet.state.words import since
 from ansible.module_utils.superset_fleet.times import TIMES
@@ -260,10 +262,12 @@ def look(registry: Registry, broker: Any, names: Iterable[str]) -> dict[str, Any
 def scaling(registry: Registry) -> dict[str, Any]:
     """Return what the leading scaler decided, and whether somebody holds it."""
     now, hold = registry.now(), registry.held().get(EVERY_GROUP)
-    said = registry.reported() or {"at": None, "scaler": "", "trouble": "", "groups": []}
-    heard = {} if said["at"] is None else {"silent_seconds": round(max(0.0, now - said["at"]), 1)}
-    held = {"reason": hold.reason, "since": utc(hold.at)} if hold else None
-    return {"silent_seconds": None, **said, **heard, "hold": held}
+    report = registry.reported()
+    return {
+        **asdict(report or Report()),
+        "silent_seconds": round(max(0.0, now - report.at), 1) if report else None,
+        "hold": {"reason": hold.reason, "since": utc(hold.at)} if hold else None,
+    }
 
 
 def utc(seconds: float) -> str:

@@ -90,7 +90,7 @@ import boto3
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.dict_transformations import camel_dict_to_snake_dict
 from ansible.module_utils.superset_fleet.cloud.client import AwsError, explained
-from ansible.module_utils.superset_fleet.control.convergence import tags_of
+from ansible.module_utils.superset_fleet.cloud.groups import tags_of
 
 
 def filters(wanted: Mapping[str, Any]) -> list[dict[str, Any]]:

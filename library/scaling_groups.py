@@ -98,8 +98,9 @@ from typing import Any
 import boto3
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.superset_fleet.cloud.client import AwsError, explained
+from ansible.module_utils.superset_fleet.cloud.groups import tags_of
 from ansible.module_utils.superset_fleet.control import preflight
-from ansible.module_utils.superset_fleet.control.convergence import Step, converge, tags_of
+from ansible.module_utils.superset_fleet.control.convergence import Step, converge
 
 LOOK_SECONDS = 1
 HOOK = "leave"  # as the agent knows it

@@ -83,12 +83,12 @@ from typing import Any
 import boto3
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.superset_fleet.cloud.client import AwsError
+from ansible.module_utils.superset_fleet.cloud.groups import tags_of
 from ansible.module_utils.superset_fleet.control.convergence import (
     Step,
     converge,
     tag_list,
     tag_steps,
-    tags_of,
 )
 
 PREFIX = 22

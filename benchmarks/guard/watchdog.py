@@ -33,7 +33,8 @@ from celery import Celery
 
 from superset_fleet.state import facts, rows
 from superset_fleet.state.jobs import QUERIES
-from superset_fleet.state.registry import Job, Registry, Run, Worker
+from superset_fleet.state.records import Job, Run, Worker
+from superset_fleet.state.registry import Registry
 
 QUEUE = "sql_lab"
 SLOTS = 8

@@ -24,7 +24,8 @@ SQL = "select origin, count(*) from flights group by origin"
 ADMISSIONS = """
 import json, time
 from superset_fleet.state import facts
-from superset_fleet.state.registry import Job, Registry
+from superset_fleet.state.records import Job
+from superset_fleet.state.registry import Registry
 found = facts.load()["redis"]["coordination"]
 registry = Registry(facts.redis_url(found, facts.GUARD))
 job = Job("sql_lab.get_sql_results", "task", "sql_lab")

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from superset_fleet.state.registry import Wake
+from superset_fleet.state.records import Wake
 from tests.harness.rig import QUEUES, SLOTS, TIMES, Fleet
 from tests.harness.spawner import Process
 from tests.support.aws_server import Aws, make_worker_group

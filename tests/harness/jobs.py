@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from superset_fleet.state.registry import Run
+from superset_fleet.state.records import Run
 from tests.harness.rig import Fleet, Query
 from tests.support.waiting import until
 

@@ -25,8 +25,9 @@ import requests
 from flask_caching.backends.rediscache import RedisCache
 
 from superset_fleet.state.facts import BROKER, GUARD
-from superset_fleet.state.registry import Registry, Run
-from superset_fleet.state.registry import Worker as Beat
+from superset_fleet.state.records import Run
+from superset_fleet.state.records import Worker as Beat
+from superset_fleet.state.registry import Registry
 from superset_fleet.times import FACTOR, Times
 from tests.harness.proxies import Network, Proxy
 from tests.harness.spawner import Process, Spawner

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from superset_fleet.state.registry import Run
+from superset_fleet.state.records import Run
 from tests.harness.jobs import KINDS, READING, WRITING, Job, send
 from tests.harness.rig import TIMES, Fleet, Worker
 from tests.support.waiting import until

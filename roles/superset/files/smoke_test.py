@@ -21,7 +21,8 @@ import sqlalchemy
 
 from superset_fleet.guard.context import EXTENSION
 from superset_fleet.state.facts import GUARD, redis_url
-from superset_fleet.state.registry import Registry, Worker
+from superset_fleet.state.records import Worker
+from superset_fleet.state.registry import Registry
 
 CONFIG = Path("/etc/superset/superset_config.py")
 PASSWORD = "p@ss/word: 100%"  # needs quoting in a URL

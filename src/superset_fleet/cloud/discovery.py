@@ -19,28 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import client as aws
+from .groups import Group, groups, lifecycle_of
 
 VALUES = 200  # the most values that EC2 takes in one filter
 DELAYS = (0.5, 1.0, 2.0, 4.0)  # seconds; EC2 knows an instance a moment after its group does
-
-# States of auto-scaling groups' members, up to the colon, and of plain instances. What AWS may
-# add one day counts as standby: on hold, no work.
-LIFECYCLES = {
-    "Pending": "pending",
-    "InService": "in_service",
-    "Terminating": "terminating",
-    "Terminated": "terminating",
-    "Detaching": "terminating",
-    "Detached": "terminating",
-    "pending": "pending",
-    "running": "in_service",
-    "shutting-down": "terminating",
-}
-
-
-def lifecycle_of(state: str) -> str:
-    """Return in_service, pending, terminating or standby."""
-    return LIFECYCLES.get(state.partition(":")[0], "standby")
 
 
 class Instance(NamedTuple):
@@ -127,20 +109,12 @@ class Region:
     def read(self) -> Answer:
         """Return the fleet's instances. Raises AwsError."""
         with aws.explained(self.name, self.autoscaling.meta.endpoint_url):
-            groups = [
-                group
-                for page in aws.pages(
-                    self.autoscaling.describe_auto_scaling_groups,
-                    Filters=[{"Name": "tag:fleet", "Values": [self.cloud.fleet]}],
-                    MaxRecords=100,
-                )
-                for group in page["AutoScalingGroups"]
-            ]
+            found_groups = groups(self.autoscaling, fleet=self.cloud.fleet)
             known = {instance.id: instance.address for instance in self.memory.instances}
-            found = list(members(groups))
+            found = [one for group in found_groups for one in members(group)]
             leaving = {one.id for one in found if one.lifecycle == "terminating"}
             known |= self.addresses([one.id for one in found if one.id not in known], leaving)
-            scaled = {one.role for one in found} | {role_of(group) for group in groups}
+            scaled = {group.role for group in found_groups}
             found = [one._replace(address=known.get(one.id, "")) for one in found]
             found += self.plain([role for role in self.cloud.roles if role not in scaled])
         gone = [one for one in found if not one.address]
@@ -200,24 +174,10 @@ class Region:
                 yield from reservation["Instances"]
 
 
-def role_of(group: dict[str, Any]) -> str:
-    """Return an auto-scaling group's tag `role`. Raises AwsError when it has none."""
-    for tag in group["Tags"]:
-        if tag["Key"] == "role":
-            return str(tag["Value"])
-    raise aws.AwsError(
-        f"auto-scaling group {group['AutoScalingGroupName']} has no tag `role`: add it"
-    )
-
-
-def members(groups: Iterable[dict[str, Any]]) -> Iterable[Instance]:
-    """Yield the members of auto-scaling groups, still without address."""
-    for group in groups:
-        role, name = role_of(group), group["AutoScalingGroupName"]
-        for one in group.get("Instances", ()):
-            healthy = one["HealthStatus"].lower() == "healthy"
-            zone, state = one["AvailabilityZone"], one["LifecycleState"]
-            yield Instance(one["InstanceId"], role, name, "", zone, state, healthy)
+def members(group: Group) -> Iterable[Instance]:
+    """Yield the members of an auto-scaling group, still without address."""
+    for one in group.members:
+        yield Instance(one.id, group.role, group.name, "", one.zone, one.state, one.healthy)
 
 
 def discover(cloud: Cloud, directory: Path, last_good: bool = False) -> list[Answer]:

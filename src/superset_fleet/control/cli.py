@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from . import scaling
 from .ask import AnsibleFailed, run_module, template, variables
-from .scaling import by_queue, leads, served, shown
 from .status import (
     COORDINATION,
     SUPERSET_PYTHON,
@@ -93,7 +93,7 @@ def tables(state: dict[str, Any], machines: Mapping[str, str]) -> str:
 
     `machines` says what the machine of an address is called.
     """
-    groups = by_queue(state["scaling"])
+    groups = scaling.by_queue(scaling.read(state["scaling"]))
     heads = ("", "WORKER", "MACHINE", "SINCE", "SLOTS", "RUNS", "QUEUES")
     lines = [
         (
@@ -110,7 +110,7 @@ def tables(state: dict[str, Any], machines: Mapping[str, str]) -> str:
     heads_of_queues = ("", "QUEUE", "WORKERS", "SLOTS", "WAITING")
     queues = [
         (
-            "" if served(queue, groups.get(queue["name"])) else "!",
+            "" if scaling.served(queue, groups.get(queue["name"])) else "!",
             queue["name"],
             *(str(queue[number]) for number in ("workers", "slots", "waiting")),
         )
@@ -194,8 +194,8 @@ def scale(arguments: argparse.Namespace) -> None:
     else:
         if arguments.dry_run:
             print("Nothing is done by this command. What the scaler decides, every two seconds:")
-        print(shown(said))
-    if not leads(said):
+        print(scaling.shown(scaling.read(said)))
+    if not scaling.read(said).leads:
         sys.exit(1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -83,11 +83,6 @@ def _patiently(resources: Resources, step: Step, region: str, deadline: float) -
                 continue
             raise AwsError(f"{step}: {error}") from error.__cause__
         return
-
-
-def tags_of(listed: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return tags as AWS lists them, without AWS's own, as a dictionary."""
-    return {tag["Key"]: tag["Value"] for tag in listed if not tag["Key"].startswith("aws:")}
 
 
 def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:

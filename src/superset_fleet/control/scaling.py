@@ -3,58 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ..state.records import GroupReport, Report
+
 # Seconds after which nobody is taken to lead: the scaler reports every two, and where one dies
 # another one leads after six.
-SILENT_SECONDS = 15.0
+REPORT_SILENT_SECONDS = 15.0
 
 
-def leads(scaling: Mapping[str, Any]) -> bool:
-    """Tell whether there is a scaler that decides."""
-    silent = scaling["silent_seconds"]
-    return silent is not None and silent < SILENT_SECONDS
+@dataclass(frozen=True)
+class Scaling:
+    """The last report, and what has become of the scaler since."""
+
+    report: Report
+    silent_seconds: float | None  # since the report; None: there never was one
+    hold: Mapping[str, str] | None = None  # of all groups: `reason`, and `since`, in UTC
+
+    @property
+    def leads(self) -> bool:
+        """Whether there is a scaler that decides."""
+        return self.silent_seconds is not None and self.silent_seconds < REPORT_SILENT_SECONDS
 
 
-def by_queue(scaling: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the worker groups by the queues that are their matter; none where nobody leads."""
-    groups = scaling["groups"] if leads(scaling) else []
-    return {queue: group for group in groups for queue in group["queues"]}
+def read(said: Mapping[str, Any]) -> Scaling:
+    """Return what the module `celery_workers` tells of the scaler."""
+    return Scaling(Report.read(said), said["silent_seconds"], said["hold"])
 
 
-def served(queue: Mapping[str, Any], group: Mapping[str, Any] | None) -> bool:
+def by_queue(scaling: Scaling) -> dict[str, GroupReport]:
+    """Return by queue the worker group that scales for it; none where nobody leads."""
+    groups = scaling.report.groups if scaling.leads else []
+    return {queue: group for group in groups for queue in group.queues}
+
+
+def served(queue: Mapping[str, Any], group: GroupReport | None) -> bool:
     """Tell whether somebody takes a queue's tasks, or would be started to.
 
-    `group` is the worker group whose matter it is, None where no scaler says so.
+    `group` is the worker group that scales for it, None where no scaler says so.
     """
-    return bool(queue["workers"] or (group and not in_the_way(group)))
+    return bool(queue["workers"] or (group and not group.in_the_way))
 
 
-def shown(scaling: Mapping[str, Any]) -> str:
+def shown(scaling: Scaling) -> str:
     """Return who decided what, and why, in lines; what needs a look begins with an exclamation."""
     return "\n".join(lines(scaling))
 
 
-def lines(scaling: Mapping[str, Any]) -> Iterator[str]:
+def lines(scaling: Scaling) -> Iterator[str]:
     """Yield these lines."""
     yield who(scaling)
-    if scaling["trouble"]:
-        yield f"! no group's size is changed: {scaling['trouble']}"
-    if hold := scaling["hold"]:
+    if scaling.report.trouble:
+        yield f"! no group's size is changed: {scaling.report.trouble}"
+    if hold := scaling.hold:
         yield f"! held since {hold['since']}: {hold['reason']} (fleet scale --release)"
-    for group in scaling["groups"]:
+    for group in scaling.report.groups:
         yield line(group)
-        if change := group["changed"]:
-            yield f"    last change {when(change['at'])}: {change['why']}"
+        if change := group.changed:
+            yield f"    last change {when(change.at)}: {change.why}"
 
 
-def who(scaling: Mapping[str, Any]) -> str:
+def who(scaling: Scaling) -> str:
     """Return which scaler said so, and when."""
-    silent, host = scaling["silent_seconds"], scaling["scaler"]
+    silent, host = scaling.silent_seconds, scaling.report.scaler
     if silent is None:
         return "! no scaler has ever reported: systemctl status fleet-scaler, on a scheduler"
-    if leads(scaling):
+    if scaling.leads:
         return f"scaler on {host}, {silent:.0f} s ago:"
     return (
         f"! no scaler leads, so nothing is decided; what the one on {host} said {silent:.0f} s ago"
@@ -62,17 +78,11 @@ def who(scaling: Mapping[str, Any]) -> str:
     )
 
 
-def in_the_way(group: Mapping[str, Any]) -> str:
-    """Return why a group does not get its size, '' where it does."""
-    return str(group["obstacle"] or group["refused"])
-
-
-def line(group: Mapping[str, Any]) -> str:
+def line(group: GroupReport) -> str:
     """Return what was decided about a worker group, with the numbers."""
-    why = in_the_way(group)
-    kept = f"; not done: {why}" if why else ""
-    mark = "! " if why and group["wanted"] > group["desired"] else "  "
-    return f"{mark}{group['name']}: {group['why']}{kept}"
+    kept = f"; not done: {group.in_the_way}" if group.in_the_way else ""
+    mark = "! " if group.in_the_way and group.wanted > group.desired else "  "
+    return f"{mark}{group.name}: {group.why}{kept}"
 
 
 def when(seconds: float) -> str:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cloud import client as aws
-from ..cloud.discovery import lifecycle_of
+from ..cloud import groups as cloud
+from ..state.records import GroupReport
 from . import scaling
 from .ask import AnsibleFailed, run_module, template
 from .tables import columns
@@ -91,11 +92,7 @@ def ask_cloud(known: Inventory) -> dict[str, Any]:
     mine = [{"Name": "tag:fleet", "Values": [known.fleet]}]
     with aws.explained(known.region):
         scaling, ec2 = (aws.client(session, name, known.region) for name in ("autoscaling", "ec2"))
-        groups = [
-            group
-            for page in aws.pages(scaling.describe_auto_scaling_groups, Filters=mine)
-            for group in page["AutoScalingGroups"]
-        ]
+        groups = cloud.groups(scaling, fleet=known.fleet)
         machines = [
             machine
             for page in aws.pages(ec2.describe_instances, Filters=mine)
@@ -110,11 +107,11 @@ def ask_cloud(known: Inventory) -> dict[str, Any]:
             activity
             for group in groups
             for activity in scaling.describe_scaling_activities(
-                AutoScalingGroupName=group["AutoScalingGroupName"], MaxRecords=EVENTS
+                AutoScalingGroupName=group.name, MaxRecords=EVENTS
             )["Activities"]
         ]
     return {
-        "groups": [group_of(group) for group in groups],
+        "groups": [group_shown(group) for group in groups],
         "instances": instances_of(groups, machines, images),
         "events": events_of(activities),
     }
@@ -149,50 +146,44 @@ def ask_workers() -> dict[str, Any]:
 
 
 # -- What they said, in one form ------------------------------------------------------------------
-def tags(thing: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags of a group, an instance or an image."""
-    return {tag["Key"]: tag["Value"] for tag in thing.get("Tags", ())}
-
-
-def group_of(group: Mapping[str, Any]) -> dict[str, Any]:
+def group_shown(group: cloud.Group) -> dict[str, Any]:
     """Return what is shown of an auto-scaling group."""
-    in_service = [one for one in group["Instances"] if one["LifecycleState"] == "InService"]
     return {
-        "name": group["AutoScalingGroupName"],
-        "role": tags(group).get("role", ""),
-        "min": group["MinSize"],
-        "desired": group["DesiredCapacity"],
-        "max": group["MaxSize"],
-        "in_service": len(in_service),
+        "name": group.name,
+        "role": group.tags.get("role", ""),
+        "min": group.min,
+        "desired": group.desired,
+        "max": group.max,
+        "in_service": sum(one.lifecycle == "in_service" for one in group.members),
     }
 
 
 def instances_of(
-    groups: Iterable[Mapping[str, Any]],
+    groups: Iterable[cloud.Group],
     machines: Iterable[Mapping[str, Any]],
     images: Iterable[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """Return the fleet's instances; of those that are gone, only the ones still in a group."""
-    members = {one["InstanceId"]: (group, one) for group in groups for one in group["Instances"]}
+    members = {one.id: (group.name, one) for group in groups for one in group.members}
     known = {image["ImageId"]: image for image in images}
     found = []
     for machine in machines:
         name, state = machine["InstanceId"], machine["State"]["Name"]
-        group, member = members.get(name, ({}, {}))
+        group, member = members.get(name, (None, None))
         if not member and state == "terminated":
             continue
         image = known.get(machine["ImageId"], {})
         found.append(
             {
                 "id": name,
-                "role": tags(machine).get("role", ""),
-                "group": group.get("AutoScalingGroupName"),
-                "state": member.get("LifecycleState", state),
-                "healthy": member.get("HealthStatus", "Healthy").lower() == "healthy",
+                "role": cloud.tags_of(machine.get("Tags", ())).get("role", ""),
+                "group": group,
+                "state": member.state if member else state,
+                "healthy": member.healthy if member else True,
                 "address": machine.get("PrivateIpAddress", ""),
                 "zone": machine["Placement"]["AvailabilityZone"],
                 "image": image.get("Name", machine["ImageId"]),
-                "version": tags(image).get("superset_version", ""),
+                "version": cloud.tags_of(image.get("Tags", ())).get("superset_version", ""),
                 "since": stamp(machine["LaunchTime"]),
             }
         )
@@ -332,7 +323,7 @@ def roles_of(host: Host) -> list[str]:
 
 def in_service(instance: Mapping[str, Any]) -> bool:
     """Return whether an instance is; machines that no cloud has have no state."""
-    return not instance["state"] or lifecycle_of(instance["state"]) == "in_service"
+    return not instance["state"] or cloud.lifecycle_of(instance["state"]) == "in_service"
 
 
 # -- The screen -----------------------------------------------------------------------------------
@@ -397,7 +388,8 @@ def working(workers: Sequence[Mapping[str, Any]], address: str) -> tuple[str, bo
 def screen(state: Mapping[str, Any]) -> str:
     """Return the state as tables; a line that needs a look begins with an exclamation mark."""
     where = state["environment"] or "no cloud"
-    groups = scaling.by_queue(state["scaling"]) if state["scaling"] else {}
+    scaler = scaling.read(state["scaling"]) if state["scaling"] else None
+    groups = scaling.by_queue(scaler) if scaler else {}
     parts = [
         " ".join(filter(None, ["fleet", state["fleet"], f"({where})", state["at"]])),
         "\n".join(f"! not known: {gap}" for gap in state["gaps"]),
@@ -410,7 +402,7 @@ def screen(state: Mapping[str, Any]) -> str:
             ("QUEUE", "WAITING", "TAKEN", "WORKERS", "SLOTS", "GROUP", "DESIRED"),
             (queue_line(queue, groups.get(queue["name"])) for queue in state["queues"]),
         ),
-        scaling.shown(state["scaling"]) if state["scaling"] else "",
+        scaling.shown(scaler) if scaler else "",
         table(("AT", "GROUP", "LAST EVENTS", "WHY"), map(event_line, state["events"])),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -456,10 +448,10 @@ def instance_lines(state: Mapping[str, Any]) -> Iterator[Line]:
         yield well and one["id"] not in old, [cell or "-" for cell in cells]
 
 
-def queue_line(queue: Mapping[str, Any], group: Mapping[str, Any] | None) -> Line:
-    """Return a queue, and the worker group whose matter it is if a scaler says so."""
+def queue_line(queue: Mapping[str, Any], group: GroupReport | None) -> Line:
+    """Return a queue, and the worker group that scales for it if a scaler says so."""
     cells = [queue["name"], *(str(queue[key]) for key in ("waiting", "taken", "workers", "slots"))]
-    cells += [group["name"], str(group["desired"])] if group else ["-", "-"]
+    cells += [group.name, str(group.desired)] if group else ["-", "-"]
     return scaling.served(queue, group), cells
 
 

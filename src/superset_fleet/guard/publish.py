@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..state import rows
 from ..state.jobs import job_name, query_id_of
-from ..state.registry import Job
+from ..state.records import Job
 from .context import Guard
 from .refusals import Refused, no_worker, unreachable
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..state.registry import Queue
+from ..state.records import Queue
 from ..state.words import NEVER_RAN, nobody_takes, since
 
 

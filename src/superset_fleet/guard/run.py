@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..state import rows
 from ..state.jobs import first, job_name, query_id_of
-from ..state.registry import Run
+from ..state.records import Run
 from ..times import TIMES
 from .context import Guard
 

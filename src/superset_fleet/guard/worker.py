@@ -24,7 +24,7 @@ from celery.worker import state
 from redis import RedisError
 
 from ..state.jobs import job_name
-from ..state.registry import Finished, Worker
+from ..state.records import Finished, Worker
 from ..times import TIMES
 from .context import Guard
 from .drain import Drain

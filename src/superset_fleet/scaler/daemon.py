@@ -32,7 +32,8 @@ from ..daemon.leading import Lead
 from ..daemon.service import begin_journal, repeat, tell, until_terminated
 from ..state import broker, facts
 from ..state.jobs import QUEUES
-from ..state.registry import EVERY_GROUP, PREFIX, Hold, Registry, Wake, Worker
+from ..state.records import GroupReport, Hold, Report, Resize, Wake, Worker
+from ..state.registry import EVERY_GROUP, PREFIX, Registry
 from ..times import TIMES
 from .decide import Load, Memory, Policy, decide
 from .durations import Durations
@@ -61,7 +62,7 @@ class Past:
     slots: int = 0
     idle_since: dict[str, float] = field(default_factory=dict)  # by machine, monotonic
     starting: float | None = None  # since when it has machines, or is to, and no worker: by Redis
-    changed: dict[str, Any] | None = None  # the last change of its size
+    changed: Resize | None = None  # the last change of its size
     refused: str = ""  # what the cloud said to the last attempt
     refused_since: float = 0.0  # by Redis
 
@@ -101,6 +102,16 @@ class Sight(NamedTuple):
     waiting: dict[str, int]  # by queue
     holds: dict[str, Hold]  # by group, or EVERY_GROUP
     owners: dict[str, str]  # by queue
+
+
+class Seen(NamedTuple):
+    """What is seen of one group."""
+
+    queues: list[str]  # those for which it scales
+    absent: set[str]  # machines in service that take no tasks
+    busy: set[str]  # machines with a task, absent ones among them
+    policy: Policy  # of the other machines, as load
+    load: Load
 
 
 class Scaler:
@@ -190,8 +201,8 @@ class Scaler:
         self._asleep = [
             queue
             for report in reports
-            if not report["desired"]
-            for queue in report["queues"]
+            if not report.desired
+            for queue in report.queues
             if not waiting[queue]
         ]
         if self._cloud:
@@ -203,10 +214,10 @@ class Scaler:
         said = self._registry.reported()
         if not said:
             return {}
-        self._starts = Starts(said["starts"])
+        self._starts = Starts(said.starts)
         return {
-            group["name"]: Past(starting=group["starting"], changed=group["changed"])
-            for group in said["groups"]
+            group.name: Past(starting=group.starting, changed=group.changed)
+            for group in said.groups
         }
 
     # -- Reading ----------------------------------------------------------------------------------
@@ -240,25 +251,66 @@ class Scaler:
 
     def _hold_on(self, at: float) -> None:
         """Say that the cloud is not heard; after a time, that so it starts no worker."""
-        groups = (self._registry.reported() or {"groups": []})["groups"]
+        groups = (self._registry.reported() or Report()).groups
         self._report(groups)
         if at - self._failing_since >= TIMES.refused_seconds:
-            self._registry.wakes(wakes({**group, "refused": self._trouble} for group in groups))
+            self._registry.wakes(wakes(replace(group, refused=self._trouble) for group in groups))
 
-    def _report(self, groups: list[dict[str, Any]]) -> None:
+    def _report(self, groups: list[GroupReport]) -> None:
         """Write down what is seen and decided."""
         self._registry.report(
-            {
-                "scaler": socket.gethostname(),
-                "trouble": self._trouble,
-                "starts": self._starts.took,
-                "groups": groups,
-            }
+            Report(socket.gethostname(), self._trouble, self._starts.took, groups)
         )
 
     # -- Deciding and acting ----------------------------------------------------------------------
-    def _step(self, group: Group, sight: Sight, past: Past) -> dict[str, Any]:
+    def _step(self, group: Group, sight: Sight, past: Past) -> GroupReport:
         """Decide about a group and do it; return what is reported of it."""
+        seen = self._see(group, sight, past)
+        decision, memory = decide(seen.load, seen.policy, past.memory)
+        obstacle = in_the_way(group, sight, seen.policy)
+        past.memory = Memory() if obstacle else memory
+        absent = len(seen.absent)
+        wanted = decision.desired + absent
+        why = f"{decision.why}; {absent} more take no tasks" if absent else decision.why
+        desired = group.desired if obstacle else wanted
+        if self._cloud:
+            desired = self._acted(self._cloud, group, seen.busy, desired, past, sight)
+            if desired != group.desired:
+                tell("scaled", group=group.name, why=why)
+                past.changed = Resize(sight.now, group.desired, desired, why)
+        comes = desired > len(group.machines) or any(
+            machine.id not in sight.known for machine in group.machines
+        )
+        if seen.load.workers or not comes:
+            past.starting = None
+        elif past.starting is None:
+            past.starting = sight.now
+        refusing = sight.now - past.refused_since >= TIMES.refused_seconds
+        return GroupReport(
+            name=group.name,
+            queues=seen.queues,
+            scaling=group.scaling,
+            min=group.min,
+            max=group.max,
+            machines=len(group.machines),
+            desired=desired,
+            wanted=wanted,
+            why=why,
+            obstacle=obstacle,
+            refused=past.refused if refusing else "",
+            waiting=seen.load.waiting,
+            running=seen.load.running,
+            workers=seen.load.workers,
+            busy=seen.load.busy,
+            slots=seen.load.slots,
+            task_seconds=seen.load.task_seconds,
+            start_seconds=seen.policy.start_seconds,
+            starting=past.starting,
+            changed=past.changed,
+        )
+
+    def _see(self, group: Group, sight: Sight, past: Past) -> Seen:
+        """Return what a group has to do, who does it, and what it may have."""
         queues = [queue for queue in group.queues if sight.owners[queue] == group.name]
         mine = {
             machine.id: sight.workers[machine.id]
@@ -273,87 +325,32 @@ class Scaler:
             self._settings.cooldown_seconds,
             self._starts.seconds,
         )
-        taking = {name: worker for name, worker in mine.items() if name not in absent}
-        load = self._load(group, sight, queues, taking, len(absent), past, policy)
-        decision, memory = decide(load, policy, past.memory)
-        why = f"{decision.why}; {len(absent)} more take no tasks" if absent else decision.why
-        hold = sight.holds.get(EVERY_GROUP) or sight.holds.get(group.name)
-        held = f"held: {hold.reason}" if hold else ""
-        full = "" if policy.max else "none of its machines takes tasks, and it may have no more"
-        obstacle = group.obstacle or held or strangers(sight.workers.values()) or full
-        past.memory = Memory() if obstacle else memory
-        desired = group.desired if obstacle else decision.desired + len(absent)
-        if self._cloud:
-            busy = {name for name, worker in mine.items() if has_tasks(worker)}
-            desired = self._acted(self._cloud, group, busy, desired, past, sight)
-            if desired != group.desired:
-                tell("scaled", group=group.name, why=why)
-                past.changed = {"at": sight.now, "from": group.desired, "to": desired, "why": why}
-        comes = desired > len(group.machines) or any(
-            machine.id not in sight.known for machine in group.machines
-        )
-        if load.workers or not comes:
-            past.starting = None
-        elif past.starting is None:
-            past.starting = sight.now
-        refusing = sight.now - past.refused_since >= TIMES.refused_seconds
-        return {
-            "name": group.name,
-            "queues": queues,
-            "scaling": group.scaling,
-            "min": group.min,
-            "max": group.max,
-            "machines": len(group.machines),
-            "desired": desired,
-            "wanted": decision.desired + len(absent),
-            "why": why,
-            "obstacle": obstacle,
-            "refused": past.refused if refusing else "",
-            "waiting": load.waiting,
-            "running": load.running,
-            "workers": load.workers,
-            "busy": load.busy,
-            "slots": load.slots,
-            "task_seconds": load.task_seconds,
-            "start_seconds": policy.start_seconds,
-            "starting": past.starting,
-            "changed": past.changed,
-        }
-
-    def _load(
-        self,
-        group: Group,
-        sight: Sight,
-        queues: Iterable[str],
-        mine: Mapping[str, Worker],
-        absent: int,
-        past: Past,
-        policy: Policy,
-    ) -> Load:
-        """Return what a group has to do, and who does it: `mine`, without the absent machines."""
-        # Who lost the broker takes from no queue.
+        present = [worker for name, worker in mine.items() if name not in absent]
+        # A worker that lost the broker takes from no queue.
         taking = [
             worker
-            for worker in mine.values()
+            for worker in present
             if sight.now - worker.last_beat <= TIMES.silent_seconds and worker.queues
         ]
         past.slots = max((worker.slots for worker in taking), default=past.slots)
         taken: Counter[str] = Counter()
-        for worker in mine.values():
+        for worker in present:
             taken.update(worker.taken)
         waiting = Counter({queue: sight.waiting[queue] for queue in queues})
-        # Whose machines no cloud has says no group.
-        known = "" if group.name == STANDING else group.name
-        return Load(
+        # Workers on machines outside of a cloud report no group.
+        name = "" if group.name == STANDING else group.name
+        load = Load(
             at=sight.at,
             waiting=waiting.total(),
             running=taken.total(),
             workers=len(taking),
-            busy=sum(map(has_tasks, mine.values())),
-            desired=group.desired - absent,
+            busy=sum(map(has_tasks, present)),
+            desired=group.desired - len(absent),
             slots=past.slots or self._settings.slots,
-            task_seconds=self._durations.seconds(known, waiting, policy),
+            task_seconds=self._durations.seconds(name, waiting, policy),
         )
+        busy = {name for name, worker in mine.items() if has_tasks(worker)}
+        return Seen(queues, absent, busy, policy, load)
 
     def _acted(
         self,
@@ -390,9 +387,9 @@ class Scaler:
             past.refused = ""
         return size
 
-    def _measure(self, cloud: Cloud, at: float, reports: Iterable[Mapping[str, Any]]) -> None:
+    def _measure(self, cloud: Cloud, at: float, reports: Iterable[GroupReport]) -> None:
         """Give the metrics to the cloud, once a minute."""
-        values = {report["name"]: metrics(report) for report in reports}
+        values = {report.name: metrics(report) for report in reports}
         if at < self._metrics_due or not values:
             return
         self._metrics_due = at + TIMES.metric_seconds
@@ -405,12 +402,23 @@ class Scaler:
             self._unmeasured = str(error)
 
 
-def strangers(workers: Iterable[Worker]) -> str:
-    """Return why no size is changed while workers do not say on which machine they are; else ''."""
+def in_the_way(group: Group, sight: Sight, policy: Policy) -> str:
+    """Return why a group's size is not changed, '' where it is."""
+    hold = sight.holds.get(EVERY_GROUP) or sight.holds.get(group.name)
+    held = f"held: {hold.reason}" if hold else ""
+    full = "" if policy.max else "none of its machines takes tasks, and it may have no more"
+    return group.obstacle or held or without_instance(sight.workers.values()) or full
+
+
+def without_instance(workers: Iterable[Worker]) -> str:
+    """Return why no size is changed while workers do not report their machine; else ''."""
     hosts = sorted(worker.host for worker in workers if not worker.instance)
     if not hosts:
         return ""
-    return f"which group's the workers on {', '.join(hosts)} are is not known: an older release?"
+    return (
+        f"cannot tell which group the workers on {', '.join(hosts)} belong to; do they run an older"
+        " release? No group is resized until they report it"
+    )
 
 
 def absentees(group: Group, mine: Mapping[str, Worker], known: set[str]) -> set[str]:
@@ -455,33 +463,33 @@ def protections(
     return protect, release
 
 
-def wakes(reports: Iterable[Mapping[str, Any]]) -> dict[str, Wake]:
+def wakes(reports: Iterable[GroupReport]) -> dict[str, Wake]:
     """Return what is said of queues to those who would send a task to one without a worker."""
     said: dict[str, Wake] = {}
     for report in reports:
-        name, since, obstacle = report["name"], report["starting"], report["obstacle"]
         # Whom the cloud scales, its policy starts, or the time-out tells that it did not.
-        cannot = obstacle if report["scaling"] != CLOUD or not report["max"] else ""
-        if report["refused"]:
+        cannot = report.obstacle if report.scaling != CLOUD or not report.max else ""
+        if report.refused:
             # In the cloud's own words for operators alone: these name accounts and addresses.
             cannot = cannot or "the cloud refuses to start one"
-        if since is not None:  # whatever keeps others away: this one was asked for
-            wake = Wake(name, "starting", since, report["desired"], report["why"])
+        if report.starting is not None:  # whatever keeps others away: this one was asked for
+            wake = Wake(report.name, "starting", report.starting, report.desired, report.why)
         elif cannot:
-            wake = Wake(name, "cannot", desired=report["desired"], why=f"{name}: {cannot}")
+            why = f"{report.name}: {cannot}"
+            wake = Wake(report.name, "cannot", desired=report.desired, why=why)
         else:
-            wake = Wake(name, "ready", desired=report["desired"], why=report["why"])
-        said |= dict.fromkeys(report["queues"], wake)
+            wake = Wake(report.name, "ready", desired=report.desired, why=report.why)
+        said |= dict.fromkeys(report.queues, wake)
     return said
 
 
-def metrics(report: Mapping[str, Any]) -> dict[str, float]:
+def metrics(report: GroupReport) -> dict[str, float]:
     """Return a group's metrics: its tasks, and those for each slot of the machines that work.
 
     With no machine it is for one machine's slots, so that there is something to scale out on.
     """
-    backlog = report["waiting"] + report["running"]
-    slots = report["slots"] * max(1, report["workers"])
+    backlog = report.waiting + report.running
+    slots = report.slots * max(1, report.workers)
     return {"Backlog": float(backlog), "BacklogPerSlot": backlog / slots}
 
 

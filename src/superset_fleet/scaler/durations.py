@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from ..state.registry import Worker
+from ..state.records import Worker
 from .decide import Policy
 
 # A task counts until so many newer ones of its queue have ended; their median age is half of it.

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cloud import client as aws
-from ..cloud.discovery import lifecycle_of, role_of
+from ..cloud import groups as cloud
 from ..cloud.metadata import Metadata
-from ..state.registry import Worker
+from ..state.records import Worker
 from ..times import TIMES
 
 ROLE = "celery_worker"
@@ -54,26 +54,20 @@ class Group:
         return "" if self.max else "it may have no machine (its max is 0)"
 
 
-def group_of(told: Mapping[str, Any]) -> Group:
-    """Return a group as AWS tells it."""
-    tags = {tag["Key"]: tag["Value"] for tag in told["Tags"]}
+def worker_group(group: cloud.Group) -> Group:
+    """Return the worker group that an auto-scaling group is."""
     machines = [
-        Machine(
-            one["InstanceId"],
-            lifecycle_of(one["LifecycleState"]) == "in_service"
-            and one["HealthStatus"].lower() == "healthy",
-            one.get("ProtectedFromScaleIn", False),
-        )
-        for one in told.get("Instances", ())
-        if lifecycle_of(one["LifecycleState"]) != "terminating"
+        Machine(one.id, one.lifecycle == "in_service" and one.healthy, one.protected)
+        for one in group.members
+        if one.lifecycle != "terminating"
     ]
     return Group(
-        told["AutoScalingGroupName"],
-        tuple(tags.get("queues", "").split()),
-        tags.get("scaling", SCALER),
-        told["MinSize"],
-        told["MaxSize"],
-        told["DesiredCapacity"],
+        group.name,
+        tuple(group.tags.get("queues", "").split()),
+        group.tags.get("scaling", SCALER),
+        group.min,
+        group.max,
+        group.desired,
         tuple(machines),
     )
 
@@ -129,18 +123,9 @@ class Cloud:
     def groups(self) -> list[Group]:
         """Return the groups, in one call."""
         self._connect()
-        wanted = {"fleet": self._fleet, "role": ROLE}
-        filters = [{"Name": f"tag:{key}", "Values": [value]} for key, value in wanted.items()]
         with aws.explained(self._region):
-            found = [
-                group
-                for page in aws.pages(
-                    self._autoscaling.describe_auto_scaling_groups, Filters=filters, MaxRecords=100
-                )
-                for group in page["AutoScalingGroups"]
-            ]
-        # AWS' filters are for tags as such: a group may pass them by two different tags.
-        return [group_of(one) for one in found if role_of(one) == ROLE]
+            found = cloud.groups(self._autoscaling, fleet=self._fleet, role=ROLE)
+        return [worker_group(group) for group in found]
 
     def resize(self, group: str, desired: int) -> None:
         """Let a group have so many machines."""

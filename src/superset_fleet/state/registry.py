@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..times import TIMES
+from .records import Hold, Job, Queue, Report, Run, Wake, Worker, read, record
 
 FORGET_SECONDS = 3600  # what dead workers leave is shown to operators for so long
 FINISHED_SECONDS = 7200  # a chart's message may be delivered once more for so long
@@ -105,106 +106,6 @@ redis.call('SET', KEYS[4], 1, 'EX', ARGV[4])
 for i = 1, 3 do redis.call('HDEL', KEYS[i], ARGV[1]) end
 return 1
 """
-
-
-Finished = tuple[int, list[float]]  # tasks that ended; how long the newest ones took, in seconds
-
-
-@dataclass(frozen=True)
-class Worker:
-    """What a worker says of itself with each beat."""
-
-    host: str
-    pid: int
-    queues: list[str]
-    slots: int  # processes that run tasks
-    active: list[str] = field(default_factory=list)  # jobs that run
-    reserved: list[str] = field(default_factory=list)  # jobs that are taken and do not run yet
-    tasks: int = 0  # tasks that run, jobs or not
-    draining: bool = False
-    instance: str = ""  # id of its machine; "": no cloud has it
-    group: str = ""  # name of that machine's auto-scaling group
-    # By queue, of tasks of every kind: how many it has taken and not ended, and how many it ended
-    # in this life, with the seconds of the newest.
-    taken: dict[str, int] = field(default_factory=dict)
-    finished: dict[str, Finished] = field(default_factory=dict)
-    since: float = 0.0  # when it began, seconds since 1970
-    last_beat: float = 0.0  # by Redis; not part of what is sent
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the publisher wrote down of a job before it was sent."""
-
-    task: str
-    task_id: str
-    queue: str
-    attempt: int = 1
-    at: float = 0.0  # by Redis
-
-
-@dataclass(frozen=True)
-class Run:
-    """Who runs a job."""
-
-    worker: str
-    token: str  # of this run alone; of a query the row's start_running_time
-    read_only: bool
-    at: float = 0.0  # by Redis
-
-
-@dataclass(frozen=True)
-class Hold:
-    """Why the scaler changes no group's size, and since when."""
-
-    reason: str
-    at: float = 0.0  # by Redis
-
-
-@dataclass(frozen=True)
-class Wake:
-    """What the scaler says of a queue: whether a task that waits in it gets a worker started."""
-
-    group: str  # name of the auto-scaling group that serves the queue
-    # `ready`: one would be started. `starting`: one was asked for, and none takes tasks yet.
-    # `cannot`: none is started, because of `why`.
-    state: Literal["ready", "starting", "cannot"]
-    since: float = 0.0  # starting: when the first one was asked for, by Redis
-    desired: int = 0  # machines that the group is to have
-    why: str = ""  # in words that users may read
-
-
-@dataclass(frozen=True)
-class Queue:
-    """What is known of a queue."""
-
-    workers: int  # that take from it
-    silent_seconds: float | None  # since there was one; None: there never was
-    wake: Wake | None = None  # what the scaler says; None: nothing, for long
-
-    @property
-    def starts(self) -> bool:
-        """Whether the scaler starts a worker for what waits."""
-        return self.wake is not None and self.wake.state != "cannot"
-
-    @property
-    def not_started(self) -> str:
-        """Why the scaler starts none, in words."""
-        return self.wake.why if self.wake else "the scaler, which would start one, is silent"
-
-
-def record(value: Any) -> str:
-    """Return the JSON that stands in Redis; times are added there."""
-    stored = asdict(value)
-    stored.pop("at", None)
-    stored.pop("last_beat", None)
-    return json.dumps(stored)
-
-
-def read(kind: type[Any], text: str | bytes) -> Any:
-    """Return the object of a record; keys of a newer release are left out."""
-    known = {each.name for each in fields(kind)}
-    return kind(**{key: value for key, value in json.loads(text).items() if key in known})
 
 
 def queue_of(workers: int, silent: str, wake: str) -> Queue:
@@ -388,14 +289,14 @@ class Registry:
         return {name: int(count) for name, count in self.redis.hgetall(DECISIONS).items()}
 
     # -- The scaler -------------------------------------------------------------------------------
-    def report(self, report: Mapping[str, Any]) -> None:
+    def report(self, report: Report) -> None:
         """Write down what the leading scaler sees and decided; the time is added."""
-        self.redis.set(SCALER, json.dumps({**report, "at": self.now()}))
+        self.redis.set(SCALER, json.dumps(asdict(replace(report, at=self.now()))))
 
-    def reported(self) -> dict[str, Any] | None:
-        """Return what a scaler wrote down last, with `at`, Redis' time; None: none ever did."""
+    def reported(self) -> Report | None:
+        """Return what a scaler wrote down last; None: none ever did."""
         text = self.redis.get(SCALER)
-        return json.loads(text) if text else None
+        return Report.read(json.loads(text)) if text else None
 
     def hold(self, reason: str, group: str = EVERY_GROUP) -> None:
         """Let the scaler change no group's size, or not that of one, until it is released."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .registry import Queue
+from .records import Queue
 
 NEVER_RAN = "was not started and has not touched the database"
 

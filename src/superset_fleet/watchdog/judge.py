@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..state import rows
-from ..state.registry import Worker
+from ..state.records import Worker
 from ..times import TIMES
 from . import words
 from .sight import Case, Limits, served

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..state import rows
 from ..state.jobs import query_id_of, query_name
-from ..state.registry import Job, Queue, Run, Worker
+from ..state.records import Job, Queue, Run, Worker
 from ..times import TIMES
 
 

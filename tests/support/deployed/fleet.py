@@ -16,7 +16,8 @@ from celery import Celery
 
 from superset_fleet.control.ask import ROOT
 from superset_fleet.state.facts import BROKER, GUARD, redis_url
-from superset_fleet.state.registry import Registry, Worker
+from superset_fleet.state.records import Worker
+from superset_fleet.state.registry import Registry
 from superset_fleet.times import TIMES
 
 from . import machines

@@ -27,9 +27,10 @@ QUEUE = {"name": "sql_lab", "workers": 1, "slots": 2, "waiting": 3, "silent_seco
 # What a scaler says that would start a worker for reports.
 SCALING = {
     "silent_seconds": 1.0,
+    "hold": None,
     "groups": [
-        {"queues": ["reports"], "obstacle": "", "refused": ""},
-        {"queues": ["charts"], "obstacle": "held", "refused": ""},
+        {"name": "superset-reports", "queues": ["reports"]},
+        {"name": "superset-charts", "queues": ["charts"], "obstacle": "held"},
     ],
 }
 

@@ -7,7 +7,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from superset_fleet.cloud.client import AwsError
-from superset_fleet.control.convergence import Step, converge, tag_steps, tags_of
+from superset_fleet.cloud.groups import tags_of
+from superset_fleet.control.convergence import Step, converge, tag_steps
 
 REGION = "us-east-1"
 

@@ -15,7 +15,8 @@ import pytest
 import redis
 from celery import Celery
 
-from superset_fleet.state.registry import Registry, Worker
+from superset_fleet.state.records import Worker
+from superset_fleet.state.registry import Registry
 from tests.support.servers import redis_server
 from tests.support.waiting import until
 

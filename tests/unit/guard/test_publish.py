@@ -10,7 +10,8 @@ from celery import Celery
 from superset_fleet.guard import publish, refusals, setup
 from superset_fleet.guard.context import Guard
 from superset_fleet.state.jobs import job_name, query_id_of
-from superset_fleet.state.registry import Queue, Registry, Wake, Worker
+from superset_fleet.state.records import Queue, Wake, Worker
+from superset_fleet.state.registry import Registry
 from superset_fleet.times import TIMES
 
 METADATA = {"job_id": "1f0c", "channel_id": "c"}

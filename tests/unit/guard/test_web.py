@@ -17,7 +17,8 @@ from superset_fleet.guard.refusals import Refused
 from superset_fleet.guard.web import answers, banner, metrics, pages, queues
 from superset_fleet.guard.web.queues import QueueState, State, Unknown
 from superset_fleet.state import registry as guard
-from superset_fleet.state.registry import Queue, Registry, Wake, Worker
+from superset_fleet.state.records import Queue, Wake, Worker
+from superset_fleet.state.registry import Registry
 from superset_fleet.times import TIMES
 
 WORKER = Worker(host="vm-7", pid=1, queues=["sql_lab", "charts"], slots=2, tasks=1)

@@ -12,7 +12,8 @@ import pytest
 from celery import Celery
 
 from superset_fleet.guard.worker import NEWEST, Stopwatch
-from superset_fleet.state.registry import Registry, Worker
+from superset_fleet.state.records import Worker
+from superset_fleet.state.registry import Registry
 
 APP = """
 import os

@@ -9,7 +9,8 @@ import celery_workers
 import pytest
 import redis
 
-from superset_fleet.state.registry import WORKERS, Registry, Run, Worker
+from superset_fleet.state.records import Report, Run, Worker
+from superset_fleet.state.registry import WORKERS, Registry
 from superset_fleet.times import TIMES
 
 WORKER = Worker(host="vm-1", pid=1, queues=["sql_lab", "charts"], slots=2, since=1.0)
@@ -77,7 +78,7 @@ def test_what_the_scaler_said_last_is_told_with_who_holds_it(
 ) -> None:
     none = celery_workers.look(registry, broker, [])["scaling"]
     assert (none["scaler"], none["silent_seconds"], none["hold"]) == ("", None, None)
-    registry.report({"scaler": "vm-3", "trouble": "", "starts": [], "groups": []})
+    registry.report(Report("vm-3"))
     registry.hold("upgrade")
     said = celery_workers.look(registry, broker, [])["scaling"]
     assert (said["scaler"], said["hold"]["reason"]) == ("vm-3", "upgrade")

@@ -17,7 +17,8 @@ import redis
 from superset_fleet.cloud.client import AwsError
 from superset_fleet.scaler.daemon import Scaler, Settings, Starts, metrics, protections
 from superset_fleet.scaler.groups import Cloud, Group, Machine, lives, owners
-from superset_fleet.state.registry import WORKERS, Registry, Worker
+from superset_fleet.state.records import GroupReport, Worker
+from superset_fleet.state.registry import WORKERS, Registry
 from tests.support.aws_server import (
     REGION,
     Aws,
@@ -130,10 +131,10 @@ class Rig:
         for _ in range(int(seconds / 10)):
             self.tick(10)
 
-    def report(self, name: str = NAME) -> dict[str, Any]:
+    def report(self, name: str = NAME) -> GroupReport:
         said = self.registry.reported()
         assert said
-        return next(group for group in said["groups"] if group["name"] == name)
+        return next(group for group in said.groups if group.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +188,7 @@ def test_a_task_whose_worker_died_brings_a_machine_when_it_is_due_again(rig: Rig
     rig.abandon("charts", seconds=310)
     rig.tick()
     assert rig.desired() == 1
-    assert rig.report()["waiting"] == 1
+    assert rig.report().waiting == 1
 
 
 def test_the_first_task_for_a_group_without_machines_does_not_wait_for_the_next_tick(
@@ -332,7 +333,7 @@ def test_a_silent_worker_takes_no_tasks_but_its_machine_is_not_called_idle(rig: 
     rig.beat(machine, taken=2)
     rig.registry.redis.zadd(WORKERS, {f"worker@{machine}#1": rig.registry.now() - 30})
     rig.tick()
-    assert (rig.report()["workers"], rig.report()["busy"]) == (0, 1)
+    assert (rig.report().workers, rig.report().busy) == (0, 1)
     assert rig.protected() == [machine]
 
 
@@ -379,8 +380,8 @@ def test_held_it_changes_no_size_and_protects_on(rig: Rig) -> None:
     rig.tick()
     assert rig.desired() == 1
     assert rig.protected() == [machine]
-    assert rig.report()["obstacle"] == "held: upgrade to 6.2"
-    assert rig.report()["wanted"] == 4
+    assert rig.report().obstacle == "held: upgrade to 6.2"
+    assert rig.report().wanted == 4
     rig.registry.release_hold()
     rig.tick()
     assert rig.desired() == 4
@@ -395,7 +396,7 @@ def test_a_group_that_is_held_alone_holds_no_other(rig: Rig) -> None:
     rig.wait(20)
     rig.registry.hold("upgrade", NAME)
     rig.tick()
-    assert (rig.desired(), rig.report()["obstacle"]) == (1, "held: upgrade")
+    assert (rig.desired(), rig.report().obstacle) == (1, "held: upgrade")
     rig.registry.release_hold(NAME)
     rig.tick()
     assert rig.desired() > 1
@@ -406,7 +407,7 @@ def test_workers_of_an_older_release_hold_all_sizes(rig: Rig) -> None:
     rig.beat("", host="vm-1", taken=2)
     rig.pass_time(200)
     assert rig.desired() == 2
-    assert "vm-1" in rig.report()["obstacle"]
+    assert "vm-1" in rig.report().obstacle
 
 
 def test_who_cannot_protect_a_machine_lets_none_go_but_lets_more_come(rig: Rig) -> None:
@@ -417,7 +418,9 @@ def test_who_cannot_protect_a_machine_lets_none_go_but_lets_more_come(rig: Rig) 
     rig.wait(20)
     rig.tick()
     assert rig.desired() == 4
-    assert rig.report()["changed"]["to"] == 4
+    changed = rig.report().changed
+    assert changed
+    assert changed.after == 4
 
 
 def test_after_a_hold_no_machine_leaves_before_a_cooldown_was_seen(rig: Rig) -> None:
@@ -437,7 +440,7 @@ def test_a_group_that_somebody_else_scales_is_only_reported(rig: Rig, way: str) 
     rig.wait(20)
     rig.tick()
     assert rig.desired() == 0
-    assert rig.report()["wanted"] == 4
+    assert rig.report().wanted == 4
 
 
 def failing(rig: Rig, *operations: str, message: str = "Rate exceeded") -> None:
@@ -461,13 +464,13 @@ def test_an_error_of_the_cloud_holds_and_is_said(rig: Rig) -> None:
     rig.tick()
     said = rig.registry.reported()
     assert said
-    assert "Rate exceeded" in said["trouble"]
+    assert "Rate exceeded" in said.trouble
     failing(rig)
     assert rig.desired() == 2
     rig.tick(60)
     said = rig.registry.reported()
     assert said
-    assert (said["trouble"], rig.desired()) == ("", 4)
+    assert (said.trouble, rig.desired()) == ("", 4)
 
 
 def test_an_outage_of_the_cloud_is_no_time_in_which_a_machine_was_idle(rig: Rig) -> None:
@@ -509,14 +512,15 @@ def test_who_leads_next_remembers_the_last_change_and_how_machines_start(rig: Ri
     rig.tick()
     rig.beat(machine)
     rig.tick()
-    changed = rig.report()["changed"]
-    assert (changed["from"], changed["to"]) == (0, 1)
+    changed = rig.report().changed
+    assert changed
+    assert (changed.before, changed.after) == (0, 1)
     rig.scaler._lead.leave()
     rig.scaler = rig.another()
     rig.wait(0)
     rig.tick()
-    assert rig.report()["changed"] == changed
-    assert rig.report()["start_seconds"] < 10
+    assert rig.report().changed == changed
+    assert rig.report().start_seconds < 10
 
 
 # -- What it says to those who send tasks ---------------------------------------------------------
@@ -584,7 +588,7 @@ def test_a_worker_that_drains_is_none_that_starts(rig: Rig) -> None:
     rig.tick()
     assert (wake(rig).state, rig.desired()) == ("starting", 2)
     assert rig.protected() == [machine]
-    assert "1 more take no tasks" in rig.report()["why"]
+    assert "1 more take no tasks" in rig.report().why
 
 
 def test_where_all_that_there_may_be_take_no_tasks_none_starts(rig: Rig) -> None:
@@ -656,9 +660,9 @@ def test_metrics_that_the_cloud_does_not_take_stop_nothing(rig: Rig) -> None:
 
 
 def test_with_no_machine_the_backlog_is_that_of_one_so_that_there_is_a_number() -> None:
-    report = {"waiting": 6, "running": 0, "slots": 2, "workers": 0}
+    report = GroupReport(NAME, [], waiting=6, slots=2)
     assert metrics(report) == {"Backlog": 6, "BacklogPerSlot": 3}
-    assert metrics({**report, "running": 2, "workers": 4})["BacklogPerSlot"] == 1
+    assert metrics(replace(report, running=2, workers=4))["BacklogPerSlot"] == 1
 
 
 # -- Without a cloud ------------------------------------------------------------------------------
@@ -671,8 +675,8 @@ def test_machines_of_no_cloud_are_reported_with_how_many_would_do(redis_url: str
     rig.wait(4)
     rig.tick()
     report = rig.report("celery_worker")
-    assert [report[key] for key in ("desired", "wanted", "busy", "waiting")] == [2, 4, 2, 4]
-    assert report["why"].startswith("2 → 4: 4 wait, 4 run")
+    assert (report.desired, report.wanted, report.busy, report.waiting) == (2, 4, 2, 4)
+    assert report.why.startswith("2 → 4: 4 wait, 4 run")
     assert wake(rig) is None
 
 

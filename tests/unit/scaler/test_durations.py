@@ -4,7 +4,7 @@ import pytest
 
 from superset_fleet.scaler.decide import Policy
 from superset_fleet.scaler.durations import NEWEST, Durations
-from superset_fleet.state.registry import Worker
+from superset_fleet.state.records import Worker
 
 GROUP = "superset-celery_worker"
 POLICY = Policy(0, 4, acceptable_wait_seconds=10, cooldown_seconds=300, start_seconds=60)

@@ -7,7 +7,17 @@ from dataclasses import replace
 import pytest
 
 from superset_fleet.state import registry as guard
-from superset_fleet.state.registry import Job, Queue, Registry, Run, Wake, Worker
+from superset_fleet.state.records import (
+    GroupReport,
+    Job,
+    Queue,
+    Report,
+    Resize,
+    Run,
+    Wake,
+    Worker,
+)
+from superset_fleet.state.registry import SCALER, Registry
 from superset_fleet.times import TIMES
 
 WORKER = Worker(host="vm", pid=1, queues=["sql_lab", "charts"], slots=2)
@@ -218,3 +228,24 @@ def test_a_queue_has_what_the_scaler_says_of_it(registry: Registry) -> None:
     assert registry.queue("sql_lab").wake == STARTING
     assert registry.queue("sql_lab").starts
     assert not registry.queue("charts").starts
+
+
+def test_a_report_of_another_release_is_read_as_far_as_it_is_known(registry: Registry) -> None:
+    """An upgrade of the schedulers leaves the report of the release before."""
+    group = {"name": "g", "queues": ["sql_lab"], "desired": 2, "novelty": 1}
+    changed = {"at": 5.0, "from": 1, "to": 2, "why": "1 → 2"}
+    said = {"scaler": "vm-1", "groups": [group | {"changed": changed}], "novelty": 1}
+    registry.redis.set(SCALER, json.dumps(said))
+    report = registry.reported()
+    assert report
+    assert (report.scaler, report.groups[0].desired) == ("vm-1", 2)
+    assert report.groups[0].changed == Resize(at=5.0, why="1 → 2")
+
+
+def test_a_report_is_read_as_it_was_written(registry: Registry) -> None:
+    written = Report("vm-1", starts=[6.5], groups=[GroupReport("g", [], changed=Resize(1.0, 0, 1))])
+    registry.report(written)
+    report = registry.reported()
+    assert report
+    assert report.at > 0
+    assert replace(report, at=0.0) == written

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from superset_fleet.state.registry import Job, Run, Wake
+from superset_fleet.state.records import Job, Run, Wake
 
 JOB = Job(task="sql_lab.get_sql_results", task_id="t", queue="sql_lab", at=1000.0)
 READS, WRITES = (Run("worker@vm#1", "7", read_only=each, at=1000.0) for each in (True, False))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from superset_fleet.state.registry import Queue, Wake, Worker
+from superset_fleet.state.records import Queue, Wake, Worker
 from superset_fleet.watchdog.judge import FORGET, judge, judge_unknown
 from superset_fleet.watchdog.sight import Case, Limits
 from tests.unit.watchdog.examples import CANNOT, JOB, READS, READY, STARTING, WRITES

@@ -15,7 +15,7 @@ from typing import Any
 import kombu.exceptions
 from redis import RedisError
 
-from ...state import registry
+from ...state import records, registry
 from ...times import TIMES
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Unknown(Exception):
 
 
 def count(
-    name: str, queue: registry.Queue, live: Iterable[registry.Worker], waiting: int | None
+    name: str, queue: records.Queue, live: Iterable[records.Worker], waiting: int | None
 ) -> QueueState:
     """Return a queue's state, given the workers of all queues that are not silent."""
     mine = [worker for worker in live if name in worker.queues]
@@ -70,7 +70,7 @@ def count(
     )
 
 
-def waking(state: QueueState, queue: registry.Queue, now: float) -> QueueState:
+def waking(state: QueueState, queue: records.Queue, now: float) -> QueueState:
     """Return a queue's state with what the scaler says of it; `now` is by Redis."""
     wake = queue.wake
     starting = wake is not None and wake.state == "starting" and not queue.workers
