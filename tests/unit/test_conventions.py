@@ -128,6 +128,18 @@ def test_secrets_are_named_after_the_variable_that_they_fill() -> None:
         assert [pair for pair in given.findall(path.read_text()) if pair[0] != pair[1]] == []
 
 
+def test_the_number_of_a_port_has_one_home() -> None:
+    text = "".join(
+        path.read_text()
+        for tree in ("roles", "playbooks", "inventory")
+        for path in (ROOT / tree).rglob("*")
+        if path.suffix in {".yml", ".j2"}
+    )
+    numbers = re.findall(r"^\w+_port: (\d+)$", text, re.MULTILINE)
+    assert len(numbers) > 5
+    assert [number for number in numbers if len(re.findall(rf"\b{number}\b", text)) > 1] == []
+
+
 def test_no_image_is_made_anew_because_a_machine_came_or_went() -> None:
     variables = ROOT / "inventory" / "group_vars" / "all"
     of_image = re.compile(
