@@ -100,10 +100,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.superset_fleet.cloud.client import AwsError, explained
 from ansible.module_utils.superset_fleet.control import preflight
 from ansible.module_utils.superset_fleet.control.convergence import Step, converge, tags_of
+from ansible.module_utils.superset_fleet.roles import DRAINABLE
 
 LOOK_SECONDS = 1
 HOOK = "leave"  # as the agent knows it
-WITH_HOOK = ("superset_web", "celery_worker")
 GRACE_SECONDS = 300
 METRICS = (
     "GroupMinSize",
@@ -165,7 +165,7 @@ def wanted_group(options: Mapping[str, Any], group: str, said: Mapping[str, Any]
         subnets=tuple(sorted(options["subnets"])),
         tags=tags,
         template=f"{options['fleet']}-{group} $Default",
-        leave_timeout=options["leave_timeout"] if role in WITH_HOOK else None,
+        leave_timeout=options["leave_timeout"] if role in DRAINABLE else None,
     )
 
 

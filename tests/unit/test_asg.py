@@ -19,9 +19,9 @@ from aws_server import Aws, Reply, autoscaling_error, ec2_error, serve
 from superset_fleet.cloud import discovery
 from superset_fleet.cloud.client import AwsError
 from superset_fleet.cloud.discovery import Answer, Cloud, Instance, discover
+from superset_fleet.roles import ROLES
 
 ROOT = Path(__file__).parents[2]
-ROLES = ["haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres"]
 
 
 def member(state: str = "InService", healthy: bool = True) -> Instance:
@@ -96,7 +96,7 @@ def aws() -> Iterator[Aws]:
 @pytest.fixture
 def cloud(aws: Aws, tmp_path: Path) -> Cloud:
     config_file = aws.write_config(tmp_path / "aws.ini")
-    return Cloud(["us-east-1"], "superset", ROLES, config_file=config_file)
+    return Cloud(["us-east-1"], "superset", list(ROLES), config_file=config_file)
 
 
 def tags(**values: str) -> list[dict[str, Any]]:
@@ -362,7 +362,8 @@ def source(aws: Aws, tmp_path: Path) -> Source:
 def test_groups_exist_when_empty(source: Source) -> None:
     run = source.read()
     children = set(run.inventory["all"]["children"])
-    assert {*ROLES, "in_service", "pending", "terminating", "standby", "unhealthy"} <= children
+    assert {"fleet", "in_service", "pending", "terminating", "standby", "unhealthy"} <= children
+    assert set(run.inventory["fleet"]["children"]) == set(ROLES)
     assert run.inventory["cloud"] == {"children": ["local"]}
 
 
@@ -526,7 +527,7 @@ def test_a_static_inventory_has_the_same_roles_and_addresses() -> None:
     command = [str(program), "-i", "inventory/static.example.yml", "--list"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     inventory = json.loads(done.stdout)
-    assert set(ROLES) <= set(inventory["all"]["children"])
+    assert set(inventory["fleet"]["children"]) == set(ROLES)
     machines = inventory["_meta"]["hostvars"].values()
     assert len(machines) == 9
     assert all("private_address" in machine for machine in machines)

@@ -5,7 +5,9 @@ import re
 
 import pytest
 from shared.fleet import play
-from shared.machines import GROUPS, Machine, find
+from shared.machines import Machine, find
+
+from superset_fleet.roles import ROLES
 
 RECORD = "/etc/fleet/installed.json"
 JOURNAL = "/etc/systemd/journald.conf.d/fleet.conf"
@@ -28,7 +30,7 @@ def redis(machines: dict[str, Machine]) -> Machine:
     return machines["redis"]
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", ROLES)
 def test_a_machine_says_from_what_its_roles_were_installed(
     machines: dict[str, Machine], group: str
 ) -> None:

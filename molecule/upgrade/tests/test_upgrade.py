@@ -15,6 +15,7 @@ from shared.fleet import play
 from shared.load import Load, pages
 
 from superset_fleet.control.ask import ROOT
+from superset_fleet.roles import SCALED
 
 Upgrade = Callable[..., tuple[int, str]]
 
@@ -27,7 +28,6 @@ APP_NAME = "Release three"
 if os.environ.get("SUPERSET_SERVICE") == "superset_web":
     RESULTS_BACKEND = None
 """
-SCALING = ("superset_web", "celery_worker", "scheduler")
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,12 @@ def upgrade(tmp_path_factory: pytest.TempPathFactory) -> Upgrade:
     return run
 
 
-def there(group: str = ":".join(SCALING)) -> set[str]:
+def there(group: str = ":".join(SCALED)) -> set[str]:
     """Return the instances of groups that can take work."""
     return {machine.name for machine in machines.find(group)}
 
 
-def releases(group: str = ":".join(SCALING)) -> set[str]:
+def releases(group: str = ":".join(SCALED)) -> set[str]:
     """Return the releases that a group's machines have."""
     command = 'grep -oP "(?<=APP_NAME = .)[^\\"\']*" /etc/superset/superset_config_overrides.py'
     return {machine.run(command, check=False) for machine in machines.find(group)}

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from ..cloud import client as aws
 from ..cloud.discovery import lifecycle_of
+from ..roles import ROLES, SCHEDULER, WEB, WORKER
 from . import scaling
 from .ask import AnsibleFailed, run_module, template
 from .tables import columns
@@ -40,8 +41,6 @@ KNOWN = """{
   'environment': fleet_environment | default(''),
   'statistics': [haproxy_stats_port, haproxy_stats_user, haproxy_stats_password]
                 if 'haproxy' in group_names else []}"""
-ROLES = ("haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres", "rabbitmq")
-
 
 COORDINATION = "{{ superset_facts.redis.coordination }}"
 SUPERSET_PYTHON = "/opt/superset/venv/bin/python"
@@ -143,7 +142,7 @@ def ask_haproxy(host: Host) -> dict[str, Any]:
 def ask_workers() -> dict[str, Any]:
     """Return what the module celery_workers does. Raises AnsibleFailed."""
     options = {"redis": COORDINATION}
-    results = run_module("scheduler[0]", "celery_workers", options, python=SUPERSET_PYTHON)
+    results = run_module(f"{SCHEDULER}[0]", "celery_workers", options, python=SUPERSET_PYTHON)
     result = next(iter(results.values()))
     return {key: result[key] for key in ("workers", "queues", "scaling")}
 
@@ -349,9 +348,9 @@ def older(instances: Sequence[Mapping[str, Any]]) -> set[str]:
 
 def doing(state: Mapping[str, Any], instance: Mapping[str, Any]) -> tuple[str, bool]:
     """Return in words how an instance does its work, and whether that is as it should be."""
-    if "superset_web" in instance["role"].split():
+    if WEB in instance["role"].split():
         return serving(state["haproxy"], instance["id"])
-    if instance["role"] == "celery_worker" and instance["group"]:
+    if instance["role"] == WORKER and instance["group"]:
         return working(state["workers"], instance["address"])
     return "", True
 

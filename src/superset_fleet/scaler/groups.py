@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from ..cloud import client as aws
 from ..cloud.discovery import lifecycle_of, role_of
 from ..cloud.metadata import Metadata
+from ..roles import WORKER
 from ..state.registry import Worker
 from ..times import TIMES
 
-ROLE = "celery_worker"
 # Machines that no cloud has, as one group.
-STANDING = ROLE
+STANDING = WORKER
 MOST = 1000  # machines of these: as many as are needed
 
 SCALER, CLOUD = "scaler", "cloud"  # the tag `scaling`: who sets a group's desired capacity
@@ -129,7 +129,7 @@ class Cloud:
     def groups(self) -> list[Group]:
         """Return the groups, in one call."""
         self._connect()
-        wanted = {"fleet": self._fleet, "role": ROLE}
+        wanted = {"fleet": self._fleet, "role": WORKER}
         filters = [{"Name": f"tag:{key}", "Values": [value]} for key, value in wanted.items()]
         with aws.explained(self._region):
             found = [
@@ -140,7 +140,7 @@ class Cloud:
                 for group in page["AutoScalingGroups"]
             ]
         # AWS' filters are for tags as such: a group may pass them by two different tags.
-        return [group_of(one) for one in found if role_of(one) == ROLE]
+        return [group_of(one) for one in found if role_of(one) == WORKER]
 
     def resize(self, group: str, desired: int) -> None:
         """Let a group have so many machines."""
