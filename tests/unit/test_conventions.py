@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+GROUP_VARS = ROOT / "inventory" / "group_vars" / "all"
 SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
 
 
@@ -56,7 +57,7 @@ def test_every_role_has_a_part_for_the_image_and_a_part_for_the_machine(role: st
 @pytest.mark.parametrize("role", ROLES)
 def test_a_machine_that_is_taken_at_its_word_lacks_no_change_of_a_variable(role: str) -> None:
     """What an install part reads is in the fingerprint of what is installed."""
-    variables = load(ROOT / "inventory" / "group_vars" / "all" / "fleet.yml")
+    variables = load(GROUP_VARS / "fleet" / "images.yml")
     of_install = re.compile(variables["fleet_install_variables"])
     directory = ROOT / "roles" / role
     path = directory / "tasks" / "main.yml"
@@ -109,6 +110,22 @@ def test_every_module_says_what_it_does_in_words_that_ansible_can_read(module: P
     assert {"EXAMPLES", "RETURN"} <= said.keys()
 
 
+def home(variable: str) -> str:
+    """Return the role that a variable's name begins with; '' where that is none."""
+    return max((role for role in ROLES if variable.startswith(f"{role}_")), key=len, default="")
+
+
+def test_the_values_of_a_role_have_one_file_which_has_no_others() -> None:
+    files = {path: load(path) for path in GROUP_VARS.rglob("*.yml") if path.stem != "topology"}
+    astray = [
+        f"{path.stem}: {name}"
+        for path, variables in files.items()
+        for name in variables
+        if home(name) != (path.stem if path.stem in ROLES else "")
+    ]
+    assert astray == []
+
+
 def test_only_the_topology_file_reads_the_inventory() -> None:
     reads_inventory = re.compile(r"\b(groups|hostvars)\s*[\[.]")
     files = (
@@ -118,13 +135,13 @@ def test_only_the_topology_file_reads_the_inventory() -> None:
         if path.suffix in {".yml", ".j2"}
     )
     assert [path for path in files if reads_inventory.search(path.read_text())] == [
-        ROOT / "inventory/group_vars/all/topology.yml"
+        GROUP_VARS / "topology.yml"
     ]
 
 
 def test_secrets_are_named_after_the_variable_that_they_fill() -> None:
     given = re.compile(r"^(\w+): .*\bvault_(\w+)", re.MULTILINE)
-    for path in (ROOT / "inventory" / "group_vars" / "all").glob("*.yml"):
+    for path in GROUP_VARS.rglob("*.yml"):
         assert [pair for pair in given.findall(path.read_text()) if pair[0] != pair[1]] == []
 
 
@@ -141,11 +158,8 @@ def test_the_number_of_a_port_has_one_home() -> None:
 
 
 def test_no_image_is_made_anew_because_a_machine_came_or_went() -> None:
-    variables = ROOT / "inventory" / "group_vars" / "all"
-    of_image = re.compile(
-        yaml.safe_load((variables / "fleet.yml").read_text())["fleet_install_variables"]
-    )
-    known = yaml.safe_load((variables / "topology.yml").read_text())
+    of_image = re.compile(load(GROUP_VARS / "fleet" / "images.yml")["fleet_install_variables"])
+    known = load(GROUP_VARS / "topology.yml")
     assert "scheduler_machines" in known
     assert [name for name in known if of_image.match(name)] == []
     assert of_image.match("superset_guard_enabled")
