@@ -11,10 +11,11 @@ from random import Random
 from typing import Any
 
 from aws_server import Aws, make_worker_group
-from rig import QUEUES, SLOTS, TIMES, Fleet
+from rig import SLOTS, TIMES, Fleet
 from spawner import Process
 from waiting import until
 
+from superset_fleet.state.jobs import QUERY_QUEUES
 from superset_fleet.state.registry import Wake
 
 LOOK_SECONDS = 0.1
@@ -100,7 +101,7 @@ class Cloud:
         """Wait until the scaler says that of all queues."""
 
         def said() -> bool:
-            words = [self.word(queue) for queue in QUEUES]
+            words = [self.word(queue) for queue in QUERY_QUEUES]
             return all(word is not None and word.state == state for word in words)
 
         until(said, f"the scaler says {state}")

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from superset_fleet.state.jobs import BROWSER_QUEUES, QUERY_QUEUES, QUEUES
+
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 GROUP_VARS = ROOT / "inventory" / "group_vars" / "all"
@@ -137,6 +139,13 @@ def test_only_the_topology_file_reads_the_inventory() -> None:
     assert [path for path in files if reads_inventory.search(path.read_text())] == [
         GROUP_VARS / "topology.yml"
     ]
+
+
+def test_the_fleet_s_worker_groups_take_from_every_queue_and_from_no_other() -> None:
+    groups = load(GROUP_VARS / "fleet" / "groups.yml")["fleet_groups"].values()
+    taken = load(GROUP_VARS / "celery_worker.yml")["celery_worker_queues"]
+    assert {*taken, *(name for group in groups for name in group.get("queues", ()))} == {*QUEUES}
+    assert {*QUERY_QUEUES, *BROWSER_QUEUES} < {*QUEUES}
 
 
 def test_secrets_are_named_after_the_variable_that_they_fill() -> None:

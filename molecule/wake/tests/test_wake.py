@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import requests
-from shared.fleet import QUEUES, Fleet, observed, wait
+from shared.fleet import Fleet, observed, wait
 from shared.groups import BOOT_SECONDS, LEAVE_SECONDS, Group, localcloud
 from shared.ledger import History
 from shared.machines import Machine
 from shared.users import Query, User
+
+from superset_fleet.state.jobs import QUERY_QUEUES
 
 Health = Callable[[], dict[str, Any]]
 WAKE_TIMEOUT_SECONDS = 75  # as this scenario sets it
@@ -46,7 +48,10 @@ def asleep(fleet: Fleet, workers: Group) -> Group:
     workers.want(0)
     wait("no worker is left", lambda: not workers.members(), LEAVE_SECONDS)
     wait("nobody takes queries", lambda: not fleet.takers())
-    wait("the scaler would start one", lambda: all(word(fleet, each) == "ready" for each in QUEUES))
+    wait(
+        "the scaler would start one",
+        lambda: all(word(fleet, each) == "ready" for each in QUERY_QUEUES),
+    )
     return workers
 
 
