@@ -142,7 +142,7 @@ def membership(arguments: argparse.Namespace) -> None:
             "run would change: .venv/bin/ansible-playbook playbooks/haproxy.yml --check --diff"
         )
     python = "/opt/fleet/venv/bin/python"
-    ask = {"argv": [python, "-m", "superset_fleet.fleetd", "--dry-run"]}
+    ask = {"argv": [python, "-m", "superset_fleet.membership", "--dry-run"]}
     results = run_module("haproxy", "ansible.builtin.command", ask, become=True)
     told = {host: json.loads(result["stdout"]) for host, result in results.items()}
     if not arguments.dry_run:
