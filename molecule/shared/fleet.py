@@ -15,6 +15,7 @@ import redis
 from celery import Celery
 
 from superset_fleet.control.ask import ROOT
+from superset_fleet.roles import ROLES
 from superset_fleet.state.facts import BROKER, GUARD, redis_url
 from superset_fleet.state.jobs import QUERY_QUEUES
 from superset_fleet.state.registry import Registry, Worker
@@ -25,7 +26,9 @@ from .ledger import Ledger
 from .machines import Machine
 from .users import User
 
-WORKER, BEAT, WATCHDOG = "celery-worker", "celery-beat", "superset-watchdog"  # units
+# Units.
+WORKER, BEAT = (ROLES[role].unit for role in ("celery_worker", "scheduler"))
+WATCHDOG = "superset-watchdog"
 # What separates a queue's name from the priority of its further lists.
 PRIORITY = "\x06\x16"
 

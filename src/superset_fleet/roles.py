@@ -15,6 +15,11 @@ class Role(NamedTuple):
     scales: bool = False  # they are members of auto-scaling groups
     drains: bool = False  # they can be told to take no more work and to finish what they have
 
+    @property
+    def directory(self) -> str:
+        """The unit's runtime directory, which lives as long as the unit runs."""
+        return f"/run/{self.unit}"
+
 
 FLEET = "fleet"  # the inventory group of all machines that can take work
 WEB, WORKER, SCHEDULER = "superset_web", "celery_worker", "scheduler"
@@ -26,5 +31,6 @@ ROLES = {
     "redis": Role(),
     "postgres": Role("postgresql@15-main"),
 }
+DRAINING = "draining"  # the file in a unit's directory that tells it to drain
 SCALED = tuple(name for name, role in ROLES.items() if role.scales)
 DRAINABLE = tuple(name for name, role in ROLES.items() if role.drains)

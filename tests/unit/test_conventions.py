@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from superset_fleet.cloud import parameters
+from superset_fleet.roles import DRAINABLE, DRAINING, SCALED
+from superset_fleet.roles import ROLES as fleet_roles
 from superset_fleet.state.jobs import BROWSER_QUEUES, QUERY_QUEUES, QUEUES
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +149,30 @@ def test_the_fleet_s_worker_groups_take_from_every_queue_and_from_no_other() -> 
     taken = load(GROUP_VARS / "celery_worker.yml")["celery_worker_queues"]
     assert {*taken, *(name for group in groups for name in group.get("queues", ()))} == {*QUEUES}
     assert {*QUERY_QUEUES, *BROWSER_QUEUES} < {*QUEUES}
+
+
+def test_plays_and_package_agree_on_where_parameters_are() -> None:
+    said = load(GROUP_VARS / "fleet" / "cloud.yml")["fleet_parameters"]
+    assert {kind: path.replace("{{ fleet_name }}", "mine") for kind, path in said.items()} == {
+        "facts": parameters.facts_path("mine"),
+        "secrets": parameters.secrets_path("mine"),
+    }
+
+
+def test_machines_of_a_scaling_role_start_the_unit_of_that_role() -> None:
+    units = load(ROOT / "roles" / "agent" / "defaults" / "main.yml")["agent_units"]
+    assert list(units) == [*SCALED]
+    for role, started in units.items():
+        assert re.search(rf"\b{fleet_roles[role].unit}\b", str(started))
+
+
+def test_the_file_that_drains_is_where_the_units_look() -> None:
+    for role in DRAINABLE:
+        unit = fleet_roles[role].unit
+        (template,) = (ROOT / "roles" / role / "templates").glob(f"{unit}.service.j2")
+        assert f"\nRuntimeDirectory={unit}\n" in template.read_text()
+    web = ROOT / "roles/superset_web/templates/superset-web.service.j2"
+    assert f"touch %t/superset-web/{DRAINING} " in web.read_text()
 
 
 def test_secrets_are_named_after_the_variable_that_they_fill() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..roles import DRAINABLE, ROLES, SCHEDULER, WEB, WORKER
+from ..roles import DRAINABLE, DRAINING, ROLES, SCHEDULER, WEB, WORKER
 from .ask import AnsibleFailed, run_module, template, variables
 from .scaling import by_queue, leads, served, shown
 from .status import (
@@ -213,7 +213,6 @@ def status(arguments: argparse.Namespace) -> None:
 
 
 # -- A machine that takes work, or no more --------------------------------------------------------
-DRAINING = "/run/{}/draining"  # of a unit: it drains while this is there
 IN_ROTATION, IDLE = "gets requests", "serves nothing"
 TAKES, NOTHING = "takes tasks", "runs nothing"
 UNDO_SECONDS = 30  # for a worker, which looks every second
@@ -238,7 +237,7 @@ def drain(arguments: argparse.Namespace) -> None:
 
 def mark(name: str, role: str, undo: bool) -> None:
     """Write down on a machine that it drains, or take that back."""
-    path = DRAINING.format(ROLES[role].unit)
+    path = f"{ROLES[role].directory}/{DRAINING}"
     file = {"path": path, "state": "absent" if undo else "touch"}
     run_module(name, "ansible.builtin.file", file, become=True)
 

@@ -43,7 +43,7 @@ KNOWN = """{
                 if 'haproxy' in group_names else []}"""
 
 COORDINATION = "{{ superset_facts.redis.coordination }}"
-SUPERSET_PYTHON = "/opt/superset/venv/bin/python"
+SUPERSET_PYTHON = "{{ superset_python }}"
 
 Line = tuple[bool, list[str]]  # of a table: whether all is well, and the cells
 
