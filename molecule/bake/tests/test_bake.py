@@ -141,7 +141,8 @@ def test_only_the_newest_images_are_kept(tmp_path: Path, aws: Any) -> None:
         }
         for register, kind in [("images", "superset"), ("rejected_images", "rejected")]
     ]
-    tasks = [*looks, {"ansible.builtin.import_tasks": f"{ROOT}/playbooks/tasks/old_images.yml"}]
+    old_images = f"{ROOT}/playbooks/tasks/image/old_images.yml"
+    tasks = [*looks, {"ansible.builtin.import_tasks": old_images}]
     environment = "{{ fleet_aws_environment }}"
     playbook = tmp_path / "prune.yml"
     playbook.write_text(
