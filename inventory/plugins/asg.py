@@ -17,6 +17,8 @@ description:
   - The other groups are C(asg_<name>) (all members), C(in_service), C(pending), C(terminating)
     and C(standby) (lifecycle), C(unhealthy), C(zone_<zone>), and C(cloud) with its child, the
     name of the environment, for the variables that all machines of a cloud share.
+  - C(localhost), the control machine, is in the environment's group, so that plays on it know these
+    variables too. It is in no group of a role.
   - The group C(all) gets the variables C(fleet_environment), C(fleet_name), C(fleet_region),
     with O(config_file) C(fleet_aws_config_file), and with O(private_key_file)
     C(ansible_ssh_private_key_file).
@@ -246,6 +248,10 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             # Untrusted strings are dictionaries in `ansible-inventory --list`, which others read.
             inventory.set_variable(entity, name, trust_as_template(value))
 
+        inventory.add_host("localhost", group=environment)
+        give("localhost", "ansible_connection", "local")
+        # As Ansible's own localhost has it, which this takes the place of.
+        give("localhost", "ansible_python_interpreter", "{{ ansible_playbook_python }}")
         give("all", "fleet_environment", environment)
         give("all", "fleet_name", self.get_option("fleet"))
         give("all", "fleet_region", answers[0].region)

@@ -376,7 +376,9 @@ def test_hosts_groups_and_variables(aws: Aws, source: Source, tmp_path: Path) ->
     assert len(run.inventory["superset_web"]["hosts"]) == 2
     assert run.inventory["asg_fleet_superset_web"] == run.inventory["superset_web"]
     assert run.inventory["redis"]["hosts"] == [identity]
-    assert len(run.inventory["local"]["hosts"]) == 3
+    machines = {identity, *run.inventory["superset_web"]["hosts"]}
+    assert {*run.inventory["local"]["hosts"]} == {"localhost", *machines}
+    assert run.inventory["_meta"]["hostvars"]["localhost"]["ansible_connection"] == "local"
     variables = run.inventory["_meta"]["hostvars"][identity]
     assert variables["ansible_host"] == variables["private_address"]
     assert variables["fleet_environment"] == "local"

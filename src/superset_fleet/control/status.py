@@ -74,7 +74,7 @@ class Inventory(NamedTuple):
 # -- Who is asked ---------------------------------------------------------------------------------
 def inventory() -> Inventory:
     """Ask Ansible. Raises AnsibleFailed."""
-    said = template("all", KNOWN)
+    said = template("all:!localhost", KNOWN)
     hosts = [
         Host(name, str(one["address"]), list(one["groups"]), list(one["statistics"]))
         for name, one in said.items()
