@@ -168,7 +168,7 @@ def findings(options: dict[str, Any]) -> list[str]:
     cloud = bool(limits)
     known = {*inputs(project), *read_names(source_files(project))}
     names = {*options["names"], *defined_names(map(Path, options["inventories"]))}
-    needed = read_names((project / GROUP_VARS / "all").glob("*.yml"))
+    needed = read_names((project / GROUP_VARS / "all").rglob("*.yml"))
     prefixes = [f"{path.name}_" for path in (project / "roles").iterdir()]
     settings = {**defaults(project), **options["settings"]}
     machines = {**sizes, **preflight.most_machines(limits)}

@@ -185,7 +185,7 @@ def main() -> None:
         told = ", ".join(f"{one.path} ({one.kind})" for one in found)
         module.fail_json(
             msg=f"this must not be in an image: {told}. Let the role that leaves it write it when "
-            "a machine is configured, or let playbooks/tasks/clean.yml remove it",
+            "a machine is configured, or let playbooks/tasks/image/clean.yml remove it",
             **result,
         )
     module.exit_json(changed=False, **result)

@@ -101,10 +101,10 @@ from ansible.module_utils.superset_fleet.cloud.client import AwsError, explained
 from ansible.module_utils.superset_fleet.cloud.groups import tags_of
 from ansible.module_utils.superset_fleet.control import preflight
 from ansible.module_utils.superset_fleet.control.convergence import Step, converge
+from ansible.module_utils.superset_fleet.roles import DRAINABLE
 
 LOOK_SECONDS = 1
 HOOK = "leave"  # as the agent knows it
-WITH_HOOK = ("superset_web", "celery_worker")
 GRACE_SECONDS = 300
 METRICS = (
     "GroupMinSize",
@@ -166,7 +166,7 @@ def wanted_group(options: Mapping[str, Any], group: str, said: Mapping[str, Any]
         subnets=tuple(sorted(options["subnets"])),
         tags=tags,
         template=f"{options['fleet']}-{group} $Default",
-        leave_timeout=options["leave_timeout"] if role in WITH_HOOK else None,
+        leave_timeout=options["leave_timeout"] if role in DRAINABLE else None,
     )
 
 

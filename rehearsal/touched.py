@@ -75,7 +75,7 @@ RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("roles/**", ALL),  # common, fleet_package, superset: on every machine, or on most
     # Playbooks, modules and the package, where it is clear who uses them
     ("playbooks/upgrade.yml", (*CODE, "site", "upgrade")),
-    ("playbooks/tasks/upgrade_*", (*CODE, "site", "upgrade")),
+    ("playbooks/tasks/upgrade/**", (*CODE, "site", "upgrade")),
     ("playbooks/canary.yml", (*CODE, "site", "upgrade")),
     ("playbooks/tasks/canary_query.yml", (*CODE, "site", "upgrade")),
     ("library/asg_replacement.py", (*CODE, "cloud", "site", "upgrade")),

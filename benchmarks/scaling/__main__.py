@@ -2,10 +2,11 @@
 
     .venv/bin/python -m benchmarks.scaling [runs]
 
-A simulation; what is simulated of ours is the real `superset_fleet.scaler.decide`. Each load is
-drawn `runs` times, a day a quarter as often, always the same. Ours has one policy for all loads.
-Each other way gets, load by load and in hindsight, the value of its own number with which its
-worker-seconds are ours within 2 %. Prints the tables and draws docs/scaling.svg.
+A simulation; what is simulated of ours is what runs: `superset_fleet.scaler.decide` and
+`superset_fleet.scaler.durations`. Each load is drawn `runs` times, a day a quarter as often, always
+the same. Ours has one policy for all loads. Each other way gets, load by load and in hindsight, the
+value of its own number with which its worker-seconds are ours within 2 %. Prints the tables and
+draws docs/scaling.svg.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A worker group in simulated time: machines start, take tasks, and leave when theirs have ended.
+"""A worker group in simulated time: machines start, take tasks, and leave when they are done.
 
-Nobody is killed, whoever decides: a machine that is to go takes no more tasks and ends its own.
+Nobody is killed, whoever decides: a machine that is to go takes no more tasks and finishes its own.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from superset_fleet.scaler.durations import NEWEST
+from superset_fleet.state.records import Finished
+
 from .loads import Task
 
 SLOTS = 2  # of a machine
 MAX = 20  # machines
 IDLE_CPU = 0.01  # of a machine, what runs beside the tasks
-NEWEST = 50  # tasks whose seconds are known
 
 
 class Seen(NamedTuple):
@@ -31,7 +33,7 @@ class Seen(NamedTuple):
     busy: int  # of these, with a task
     desired: int
     cpu: float  # mean share of the workers' processors since the last tick; 0 without workers
-    ended: Sequence[float]  # seconds that the newest tasks took
+    finished: Finished  # as a worker says it in its heartbeat, here for the whole group
 
 
 class Way(Protocol):
@@ -93,7 +95,8 @@ class Group:
         self.waits: list[float] = []
         self.cost = 0.0
         self.steps = 0
-        self.ended: deque[float] = deque(maxlen=NEWEST)
+        self.finished = 0  # tasks
+        self.newest: deque[float] = deque(maxlen=NEWEST)  # seconds that these took
         # Processors used, and workers, each times seconds, since the last tick.
         self.cpu, self.cpu_seconds, self.cpu_since = 0.0, 0.0, 0.0
 
@@ -162,7 +165,8 @@ class Group:
         """A task has ended."""
         machine.tasks -= 1
         self.running -= 1
-        self.ended.append(task.seconds)
+        self.finished += 1
+        self.newest.append(task.seconds)
         self.use(-task.cpu)
         if not machine.leaving:
             self.free.append(machine)
@@ -192,7 +196,7 @@ class Group:
             len([machine for machine in ready if machine.tasks]),
             self.desired,
             share,
-            self.ended,
+            (self.finished, list(self.newest)),
         )
         wanted = max(self.way.min, min(self.way.desired(seen), MAX))
         if wanted == self.desired:

@@ -7,27 +7,28 @@ from collections import deque
 from collections.abc import Callable
 
 from superset_fleet.scaler.decide import Load, Memory, Policy, decide
+from superset_fleet.scaler.durations import Durations
+from superset_fleet.state.records import Worker
 
 from .machines import MAX, SLOTS, Seen
 
+GROUP, QUEUE = "workers", "queries"
+
 
 class Ours:
-    """superset_fleet.scaler.decide, as the scaler calls it.
-
-    What a task takes is the mean of the newest ones, of which none counts for more than a minute:
-    a long one says nothing of those that wait.
-    """
+    """What the scaler does: `Durations` learns how long tasks take, `decide` decides by that."""
 
     every = 2.0
     min = 0
     spares_busy = True
 
     def __init__(self, policy: Policy) -> None:
-        self.policy, self.memory = policy, Memory()
+        self.policy, self.memory, self.durations = policy, Memory(), Durations()
 
     def desired(self, seen: Seen) -> int:
         """Decide."""
-        ended = [min(seconds, 60.0) for seconds in seen.ended]
+        worker = Worker("", 0, [QUEUE], SLOTS, group=GROUP, finished={QUEUE: seen.finished})
+        self.durations.learn({"its life": worker})
         load = Load(
             seen.at,
             seen.waiting,
@@ -36,7 +37,7 @@ class Ours:
             seen.busy,
             seen.desired,
             SLOTS,
-            sum(ended) / len(ended) if ended else None,
+            self.durations.seconds(GROUP, {QUEUE: seen.waiting}, self.policy),
         )
         decision, self.memory = decide(load, self.policy, self.memory)
         return decision.desired

@@ -13,9 +13,12 @@ description:
   - The group of a role holds the instances that can take work, which is in service and healthy.
     A role that has an auto-scaling group consists of that group's members; an instance that
     only carries the tag is not in it. The instances of the other roles are plain ones.
+  - The group C(fleet) is the parent of the groups of roles: all instances that can take work.
   - The other groups are C(asg_<name>) (all members), C(in_service), C(pending), C(terminating)
     and C(standby) (lifecycle), C(unhealthy), C(zone_<zone>), and C(cloud) with its child, the
     name of the environment, for the variables that all machines of a cloud share.
+  - C(localhost), the control machine, is in the environment's group, so that plays on it know these
+    variables too. It is in no group of a role.
   - The group C(all) gets the variables C(fleet_environment), C(fleet_name), C(fleet_region),
     with O(config_file) C(fleet_aws_config_file), and with O(private_key_file)
     C(ansible_ssh_private_key_file).
@@ -51,9 +54,10 @@ options:
     description:
       - The groups that always exist, empty or not.
       - Plain instances are looked for in these roles.
+      - None means the roles of the package, C(superset_fleet.roles).
     type: list
     elements: str
-    default: [haproxy, superset_web, celery_worker, scheduler, redis, postgres]
+    default: []
   profile:
     description:
       - Profile of the AWS configuration, for the inventory alone.
@@ -188,12 +192,14 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             import superset_fleet.control.parameters  # noqa: F401  (the lookup `secret` shares it by fork)
             from superset_fleet.cloud.client import AwsError
             from superset_fleet.cloud.discovery import Cloud, discover
+            from superset_fleet.roles import ROLES
         except ImportError as error:
             raise AnsibleParserError(f"{error}: run ./fleet, it makes the environment") from None
+        self.roles = self.get_option("roles") or [*ROLES]
         cloud = Cloud(
             regions=self.get_option("regions"),
             fleet=self.get_option("fleet"),
-            roles=self.get_option("roles"),
+            roles=self.roles,
             endpoint_url=self.get_option("endpoint_url"),
             config_file=self.path("config_file", path),
             profile=self.get_option("profile"),
@@ -227,18 +233,25 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         """Hand hosts, groups and variables to Ansible."""
         inventory = self.inventory
         environment = self.get_option("environment")
-        groups = {*map(safe, self.get_option("roles")), *STATES, "cloud", environment}
+        roles = {*map(safe, self.roles)}
+        groups = {*roles, *STATES, "fleet", "cloud", environment}
         for answer in answers:
             groups.update(*map(groups_of, answer.instances))
         for group in sorted(groups):
             inventory.add_group(group)
         inventory.add_child("cloud", environment)
+        for role in sorted(roles):
+            inventory.add_child("fleet", role)
 
         def give(entity: str, name: str, value: str) -> None:
             # These are addresses, zones, states and our own options, no text of strangers.
             # Untrusted strings are dictionaries in `ansible-inventory --list`, which others read.
             inventory.set_variable(entity, name, trust_as_template(value))
 
+        inventory.add_host("localhost", group=environment)
+        give("localhost", "ansible_connection", "local")
+        # As Ansible's own localhost has it, which this takes the place of.
+        give("localhost", "ansible_python_interpreter", "{{ ansible_playbook_python }}")
         give("all", "fleet_environment", environment)
         give("all", "fleet_name", self.get_option("fleet"))
         give("all", "fleet_region", answers[0].region)

@@ -64,6 +64,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         """Return the secrets that the terms name, or the names of all."""
         try:
             from superset_fleet.cloud.client import AwsError
+            from superset_fleet.cloud.parameters import secrets_path
             from superset_fleet.control import parameters as secrets
         except ImportError as error:
             raise AnsibleLookupError(f"{error}: run ./fleet, it makes the environment") from None
@@ -73,7 +74,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]
             known = secrets.read(fleet, region, self.get_option("config_file"), terms)
         except AwsError as error:
             raise AnsibleLookupError(f"the secrets of fleet {fleet}: {error}") from None
-        missing = [f"/superset-fleet/{fleet}/secrets/{term}" for term in terms if term not in known]
+        missing = [f"{secrets_path(fleet)}/{term}" for term in terms if term not in known]
         if missing:
             raise AnsibleLookupError(
                 f"region {region} has no parameter {', '.join(missing)}: "

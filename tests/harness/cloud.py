@@ -10,8 +10,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from superset_fleet.state.jobs import QUERY_QUEUES
 from superset_fleet.state.records import Wake
-from tests.harness.rig import QUEUES, SLOTS, TIMES, Fleet
+from tests.harness.rig import SLOTS, TIMES, Fleet
 from tests.harness.spawner import Process
 from tests.support.aws_server import Aws, make_worker_group
 from tests.support.waiting import until
@@ -99,7 +100,7 @@ class Cloud:
         """Wait until the scaler says that of all queues."""
 
         def said() -> bool:
-            words = [self.word(queue) for queue in QUEUES]
+            words = [self.word(queue) for queue in QUERY_QUEUES]
             return all(word is not None and word.state == state for word in words)
 
         until(said, f"the scaler says {state}")

@@ -25,6 +25,7 @@ import requests
 from flask_caching.backends.rediscache import RedisCache
 
 from superset_fleet.state.facts import BROKER, GUARD
+from superset_fleet.state.jobs import QUERY_QUEUES
 from superset_fleet.state.records import Run
 from superset_fleet.state.records import Worker as Beat
 from superset_fleet.state.registry import Registry
@@ -41,7 +42,6 @@ HERE = Path(__file__).parent
 TIME_FACTOR = 0.25
 TIMES = Times().scaled(TIME_FACTOR)
 SLOTS = 4
-QUEUES = ("sql_lab", "charts")
 LIMITS = {
     "superset_query_timeout_seconds": 3600,
     "superset_query_hard_timeout_seconds": 3660,
@@ -264,7 +264,7 @@ def worker_command(name: str) -> tuple[str, list[str]]:
         celery_worker_concurrency=SLOTS,
         celery_worker_pool_size=1,
         celery_worker_stop_timeout_seconds=60,
-        celery_worker_queues=QUEUES,
+        celery_worker_queues=QUERY_QUEUES,
         celery_worker_max_overflow=1,
     )
     (start,) = [
@@ -272,7 +272,7 @@ def worker_command(name: str) -> tuple[str, list[str]]:
         for line in unit.replace("\\\n", " ").splitlines()
         if line.startswith("ExecStart=")
     ]
-    start = start.replace("%H", name).replace("${CELERY_WORKER_QUEUES}", ",".join(QUEUES))
+    start = start.replace("%H", name).replace("${CELERY_WORKER_QUEUES}", ",".join(QUERY_QUEUES))
     return "celery.__main__:main", shlex.split(start)[1:]
 
 
@@ -382,7 +382,7 @@ class Fleet:
         """Return how many messages wait."""
         return sum(
             int(self.broker.llen(name))
-            for queue in QUEUES
+            for queue in QUERY_QUEUES
             for name in self.broker.keys(f"{queue}*")
         )
 
@@ -467,7 +467,9 @@ class Fleet:
 
     def health(self) -> dict[str, Any]:
         """Return what anybody may read of the queues, with the HTTP status as `code`."""
-        answer = requests.get(f"{self._url}/fleet/health", params={"queue": QUEUES}, timeout=30)
+        answer = requests.get(
+            f"{self._url}/fleet/health", params={"queue": QUERY_QUEUES}, timeout=30
+        )
         return {**answer.json(), "code": answer.status_code}
 
     def answers(self) -> bool:

@@ -82,7 +82,14 @@ def fail(cloud: LocalCloud, tmp_path: Path) -> Any:
     (tmp_path / "inventory").mkdir()
     (tmp_path / "inventory" / "group_vars").symlink_to(ROOT / "inventory" / "group_vars")
     inventory = tmp_path / "inventory" / "here.yml"
-    inventory.write_text(yaml.safe_dump({"all": {"hosts": {"nobody": {}}}}))
+    # As the plugin asg has it.
+    here = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+    }
+    local = {"hosts": {"localhost": here}}
+    cloud_group = {"children": {"local": local}}
+    inventory.write_text(yaml.safe_dump({"all": {"children": {"cloud": cloud_group}}}))
     playbook = playbooks / "last.yml"
     plays = yaml.safe_load((ROOT / "playbooks" / "upgrade.yml").read_text())
     playbook.write_text(yaml.safe_dump(plays[-1:]))

@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
+from superset_fleet.cloud import parameters
+from superset_fleet.roles import DRAINABLE, DRAINING, SCALED
+from superset_fleet.roles import ROLES as fleet_roles
+from superset_fleet.state.jobs import BROWSER_QUEUES, QUERY_QUEUES, QUEUES
+
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+GROUP_VARS = ROOT / "inventory" / "group_vars" / "all"
 SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
 
 
@@ -57,7 +63,7 @@ def test_every_role_has_a_part_for_the_image_and_a_part_for_the_machine(role: st
 @pytest.mark.parametrize("role", ROLES)
 def test_a_machine_that_is_taken_at_its_word_lacks_no_change_of_a_variable(role: str) -> None:
     """What an install part reads is in the fingerprint of what is installed."""
-    variables = load(ROOT / "inventory" / "group_vars" / "all" / "fleet.yml")
+    variables = load(GROUP_VARS / "fleet" / "images.yml")
     of_install = re.compile(variables["fleet_install_variables"])
     directory = ROOT / "roles" / role
     path = directory / "tasks" / "main.yml"
@@ -130,6 +136,22 @@ def test_every_module_says_what_it_does_in_words_that_ansible_can_read(module: P
     assert {"EXAMPLES", "RETURN"} <= said.keys()
 
 
+def home(variable: str) -> str:
+    """Return the role that a variable's name begins with; '' where that is none."""
+    return max((role for role in ROLES if variable.startswith(f"{role}_")), key=len, default="")
+
+
+def test_the_values_of_a_role_have_one_file_which_has_no_others() -> None:
+    files = {path: load(path) for path in GROUP_VARS.rglob("*.yml") if path.stem != "topology"}
+    astray = [
+        f"{path.stem}: {name}"
+        for path, variables in files.items()
+        for name in variables
+        if home(name) != (path.stem if path.stem in ROLES else "")
+    ]
+    assert astray == []
+
+
 def test_only_the_topology_file_reads_the_inventory() -> None:
     reads_inventory = re.compile(r"\b(groups|hostvars)\s*[\[.]")
     files = (
@@ -139,22 +161,62 @@ def test_only_the_topology_file_reads_the_inventory() -> None:
         if path.suffix in {".yml", ".j2"}
     )
     assert [path for path in files if reads_inventory.search(path.read_text())] == [
-        ROOT / "inventory/group_vars/all/topology.yml"
+        GROUP_VARS / "topology.yml"
     ]
+
+
+def test_the_fleet_s_worker_groups_take_from_every_queue_and_from_no_other() -> None:
+    groups = load(GROUP_VARS / "fleet" / "groups.yml")["fleet_groups"].values()
+    taken = load(GROUP_VARS / "celery_worker.yml")["celery_worker_queues"]
+    assert {*taken, *(name for group in groups for name in group.get("queues", ()))} == {*QUEUES}
+    assert {*QUERY_QUEUES, *BROWSER_QUEUES} < {*QUEUES}
+
+
+def test_plays_and_package_agree_on_where_parameters_are() -> None:
+    said = load(GROUP_VARS / "fleet" / "cloud.yml")["fleet_parameters"]
+    assert {kind: path.replace("{{ fleet_name }}", "mine") for kind, path in said.items()} == {
+        "facts": parameters.facts_path("mine"),
+        "secrets": parameters.secrets_path("mine"),
+    }
+
+
+def test_machines_of_a_scaling_role_start_the_unit_of_that_role() -> None:
+    units = load(ROOT / "roles" / "agent" / "defaults" / "main.yml")["agent_units"]
+    assert list(units) == [*SCALED]
+    for role, started in units.items():
+        assert re.search(rf"\b{fleet_roles[role].unit}\b", str(started))
+
+
+def test_the_file_that_drains_is_where_the_units_look() -> None:
+    for role in DRAINABLE:
+        unit = fleet_roles[role].unit
+        (template,) = (ROOT / "roles" / role / "templates").glob(f"{unit}.service.j2")
+        assert f"\nRuntimeDirectory={unit}\n" in template.read_text()
+    web = ROOT / "roles/superset_web/templates/superset-web.service.j2"
+    assert f"touch %t/superset-web/{DRAINING} " in web.read_text()
 
 
 def test_secrets_are_named_after_the_variable_that_they_fill() -> None:
     given = re.compile(r"^(\w+): .*\bvault_(\w+)", re.MULTILINE)
-    for path in (ROOT / "inventory" / "group_vars" / "all").glob("*.yml"):
+    for path in GROUP_VARS.rglob("*.yml"):
         assert [pair for pair in given.findall(path.read_text()) if pair[0] != pair[1]] == []
 
 
-def test_no_image_is_made_anew_because_a_machine_came_or_went() -> None:
-    variables = ROOT / "inventory" / "group_vars" / "all"
-    of_image = re.compile(
-        yaml.safe_load((variables / "fleet.yml").read_text())["fleet_install_variables"]
+def test_the_number_of_a_port_has_one_home() -> None:
+    text = "".join(
+        path.read_text()
+        for tree in ("roles", "playbooks", "inventory")
+        for path in (ROOT / tree).rglob("*")
+        if path.suffix in {".yml", ".j2"}
     )
-    known = yaml.safe_load((variables / "topology.yml").read_text())
+    numbers = re.findall(r"^\w+_port: (\d+)$", text, re.MULTILINE)
+    assert len(numbers) > 5
+    assert [number for number in numbers if len(re.findall(rf"\b{number}\b", text)) > 1] == []
+
+
+def test_no_image_is_made_anew_because_a_machine_came_or_went() -> None:
+    of_image = re.compile(load(GROUP_VARS / "fleet" / "images.yml")["fleet_install_variables"])
+    known = load(GROUP_VARS / "topology.yml")
     assert "scheduler_machines" in known
     assert [name for name in known if of_image.match(name)] == []
     assert of_image.match("superset_guard_enabled")

@@ -13,7 +13,9 @@ import yaml
 from superset_fleet.control.ask import ROOT
 
 PACKAGE = ROOT / "src/superset_fleet"
-# The ground, which all may import; it imports times and roles alone.
+# What all may import, and what imports nothing of the package.
+ROOT_FILES = {"__init__.py", "roles.py", "times.py"}
+# The ground, which all may import; it imports the root files alone.
 GROUND: dict[str, set[str]] = {"cloud": set(), "daemon": set(), "state": set()}
 # Actors: each imports the ground and nobody beside it.
 ACTORS = {
@@ -54,6 +56,13 @@ def test_packages_import_what_the_table_says_and_nothing_else() -> None:
             if name[0] == "superset_fleet" and len(name) > 1 and (PACKAGE / name[1]).is_dir()
         } - {package_of(path)}
     assert dict(seen) == {"": set(), **GROUND, **ACTORS}
+
+
+def test_root_files_import_nothing_of_the_package() -> None:
+    files = {path.name: path for path in PACKAGE.glob("*.py")}
+    assert set(files) == ROOT_FILES
+    for path in files.values():
+        assert [name for name in imports(path) if name[0] == "superset_fleet"] == []
 
 
 def test_actors_import_the_ground_alone() -> None:

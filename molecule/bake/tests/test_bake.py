@@ -131,15 +131,17 @@ def test_only_the_newest_images_are_kept(tmp_path: Path, aws: Any) -> None:
         kind = "rejected" if number == 0 else "superset"
         tags = [{"Key": "fleet", "Value": fleet}, {"Key": "kind", "Value": kind}]
         aws.create_tags(Resources=made[-1:], Tags=tags)
-    looks = [
-        {
-            "name": "Look",
-            "amazon.aws.ec2_ami_info": {"filters": {"tag:fleet": fleet, "tag:kind": kind}},
-            "register": register,
-        }
-        for register, kind in [("images", "superset"), ("rejected_images", "rejected")]
-    ]
-    tasks = [*looks, {"ansible.builtin.import_tasks": f"{ROOT}/playbooks/tasks/old_images.yml"}]
+    look = {
+        "name": "Look",
+        "fleet_survey": {
+            "fleet": fleet,
+            "region": "{{ fleet_region }}",
+            "base_image": "{{ fleet_base_image }}",
+        },
+        "register": "survey",
+    }
+    old_images = f"{ROOT}/playbooks/tasks/image/old_images.yml"
+    tasks = [look, {"ansible.builtin.import_tasks": old_images}]
     environment = "{{ fleet_aws_environment }}"
     playbook = tmp_path / "prune.yml"
     playbook.write_text(

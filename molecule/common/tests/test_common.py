@@ -1,6 +1,6 @@
 """What every machine of the fleet has."""
 
-testinfra_hosts = ["ansible://all"]
+testinfra_hosts = ["ansible://fleet"]
 
 
 def test_the_journal_keeps_within_its_limit(host):

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from superset_fleet.roles import ROLES
 from tests.support.deployed.fleet import play
-from tests.support.deployed.machines import GROUPS, Machine, find
+from tests.support.deployed.machines import Machine, find
 
 RECORD = "/etc/fleet/installed.json"
 JOURNAL = "/etc/systemd/journald.conf.d/fleet.conf"
@@ -29,7 +30,7 @@ def redis(machines: dict[str, Machine]) -> Machine:
     return machines["redis"]
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", ROLES)
 def test_a_machine_says_from_what_its_roles_were_installed(
     machines: dict[str, Machine], group: str
 ) -> None:

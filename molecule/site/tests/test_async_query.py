@@ -28,7 +28,7 @@ def test_long_queries_run_on_all_workers_at_the_same_time(
     together: Callable[[Query, list[str]], list[dict[str, Any]]],
     workers: set[str],
 ) -> None:
-    inputs = yaml.safe_load((ROOT / "inventory/group_vars/all/superset.yml").read_text())
+    inputs = yaml.safe_load((ROOT / "inventory/group_vars/all/celery_worker.yml").read_text())
     slots = len(workers) * inputs["celery_worker_concurrency"]
     results = together(query, ["select warehouse.slow(8)"] * slots)
     assert {result["worker"] for result in results} == workers

@@ -45,6 +45,7 @@ def inventory(machines: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         role: {"hosts": {name: {}}} for name, roles in ROLES.items() for role in roles
     }
     groups["scheduler"] = {"hosts": {"work": {}}}
+    children = {"fleet": {"children": groups}}
     names = [
         "haproxy_stats_password",
         "redis_cache_password",
@@ -65,7 +66,7 @@ def inventory(machines: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.mktemp("inventory") / "static.yml"
     path.touch(mode=0o600)
     path.write_text(
-        yaml.safe_dump({"all": {"hosts": hosts, "vars": variables, "children": groups}})
+        yaml.safe_dump({"all": {"hosts": hosts, "vars": variables, "children": children}})
     )
     # Ansible reads group_vars beside the source.
     (path.parent / "group_vars").symlink_to(ROOT / "inventory/group_vars")

@@ -12,6 +12,7 @@ import boto3
 import pytest
 
 from superset_fleet.control.ask import ROOT
+from superset_fleet.roles import SCALED
 from tests.support.deployed import machines
 from tests.support.deployed.fleet import play
 from tests.support.deployed.load import Load, pages
@@ -27,7 +28,6 @@ APP_NAME = "Release three"
 if os.environ.get("SUPERSET_SERVICE") == "superset_web":
     RESULTS_BACKEND = None
 """
-SCALING = ("superset_web", "celery_worker", "scheduler")
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,12 @@ def upgrade(tmp_path_factory: pytest.TempPathFactory) -> Upgrade:
     return run
 
 
-def there(group: str = ":".join(SCALING)) -> set[str]:
+def there(group: str = ":".join(SCALED)) -> set[str]:
     """Return the instances of groups that can take work."""
     return {machine.name for machine in machines.find(group)}
 
 
-def releases(group: str = ":".join(SCALING)) -> set[str]:
+def releases(group: str = ":".join(SCALED)) -> set[str]:
     """Return the releases that a group's machines have."""
     command = 'grep -oP "(?<=APP_NAME = .)[^\\"\']*" /etc/superset/superset_config_overrides.py'
     return {machine.run(command, check=False) for machine in machines.find(group)}

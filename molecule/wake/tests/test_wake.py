@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.deployed.fleet import QUEUES, Fleet, observed, wait
+from superset_fleet.state.jobs import QUERY_QUEUES
+from tests.support.deployed.fleet import Fleet, observed, wait
 from tests.support.deployed.groups import BOOT_SECONDS, LEAVE_SECONDS, Group, localcloud
 from tests.support.deployed.machines import Machine
 from tests.support.deployed.users import Query, User
@@ -47,7 +48,10 @@ def asleep(fleet: Fleet, workers: Group) -> Group:
     workers.want(0)
     wait("no worker is left", lambda: not workers.members(), LEAVE_SECONDS)
     wait("nobody takes queries", lambda: not fleet.takers())
-    wait("the scaler would start one", lambda: all(word(fleet, each) == "ready" for each in QUEUES))
+    wait(
+        "the scaler would start one",
+        lambda: all(word(fleet, each) == "ready" for each in QUERY_QUEUES),
+    )
     return workers
 
 

@@ -46,15 +46,17 @@ def run_module(
 ) -> dict[str, dict[str, Any]]:
     """Run a module on the hosts of a pattern and return its result for each host.
 
-    The arguments are templated by Ansible, so a secret is passed as the name of its variable.
-    `python` is the path of a Python whose packages the module needs; else it is the inventory's.
+    Arguments and `python` are templated by Ansible, so a secret is passed as the name of its
+    variable. `python` is the path of a Python whose packages the module needs; else it is the
+    inventory's.
 
     Raises AnsibleFailed with the message of the first host that failed, or when no host matches.
     """
     ansible = str(Path(sys.executable).with_name("ansible"))
     command = [ansible, hosts, "--module-name", module, "--args", json.dumps(arguments)]
     command += ["--become"] if become else []
-    command += ["--extra-vars", f"ansible_python_interpreter={python}"] if python else []
+    if python:
+        command += ["--extra-vars", json.dumps({"ansible_python_interpreter": python})]
     plays = ask(
         *command,
         ANSIBLE_LOAD_CALLBACK_PLUGINS="true",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from ..roles import DRAINABLE, DRAINING, ROLES, SCHEDULER, WEB, WORKER
 from . import scaling
 from .ask import AnsibleFailed, run_module, template, variables
 from .status import (
@@ -187,7 +188,7 @@ def scale(arguments: argparse.Namespace) -> None:
         raise AnsibleFailed("say why it is held: fleet scale --hold REASON")
     if arguments.hold or arguments.release:
         options = {"redis": COORDINATION, "reason": arguments.hold or ""}
-        run_module("scheduler[0]", "scaler_hold", options, python=SUPERSET_PYTHON)
+        run_module(f"{SCHEDULER}[0]", "scaler_hold", options, python=SUPERSET_PYTHON)
     said = ask_workers()["scaling"]
     if arguments.json:
         print(json.dumps(said, indent=2))
@@ -212,8 +213,6 @@ def status(arguments: argparse.Namespace) -> None:
 
 
 # -- A machine that takes work, or no more --------------------------------------------------------
-DRAINING = "/run/{}/draining"  # of a unit: it drains while this is there
-DRAINABLE = {"superset_web": "superset-web", "celery_worker": "celery-worker"}  # role: its unit
 IN_ROTATION, IDLE = "gets requests", "serves nothing"
 TAKES, NOTHING = "takes tasks", "runs nothing"
 UNDO_SECONDS = 30  # for a worker, which looks every second
@@ -230,7 +229,7 @@ def drain(arguments: argparse.Namespace) -> None:
             f"{', '.join(sorted(one for one in roles if roles[one]))}"
         )
     for role in roles[name]:
-        if role == "superset_web":
+        if role == WEB:
             drain_web(name, undo, [host for host in hosts if host.statistics])
         else:
             drain_worker(name, undo)
@@ -238,14 +237,14 @@ def drain(arguments: argparse.Namespace) -> None:
 
 def mark(name: str, role: str, undo: bool) -> None:
     """Write down on a machine that it drains, or take that back."""
-    path = DRAINING.format(DRAINABLE[role])
+    path = f"{ROLES[role].directory}/{DRAINING}"
     file = {"path": path, "state": "absent" if undo else "touch"}
     run_module(name, "ansible.builtin.file", file, become=True)
 
 
 def drain_web(name: str, undo: bool, balancers: Sequence[Host]) -> None:
     """Take a web machine out of rotation, or back in."""
-    mark(name, "superset_web", undo)
+    mark(name, WEB, undo)
     patience = facts("haproxy_notice_seconds", "haproxy_server_timeout_seconds")
     seconds = sum(int(value) for value in patience.values()) + 30
 
@@ -265,7 +264,7 @@ def drain_worker(name: str, undo: bool) -> None:
         )
     asked = run_module(name, "ansible.builtin.command", {"argv": ["hostname"]})
     host = asked[name]["stdout"]
-    mark(name, "celery_worker", undo)
+    mark(name, WORKER, undo)
 
     def look() -> dict[str, str]:
         return {name: worker_in_words(ask_workers()["workers"], host)}

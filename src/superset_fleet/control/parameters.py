@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..cloud import client as aws
+from ..cloud.parameters import secrets_path
 
 _memory = mmap.mmap(-1, 1 << 18)  # bytes; what does not fit is read by each process for itself
 _lock = multiprocessing.get_context("fork").Lock()
@@ -21,7 +22,7 @@ _PATIENCE = 60  # seconds; longer than a read takes, so whoever holds the lock t
 
 
 def read(fleet: str, region: str, config_file: str | None, wanted: Iterable[str]) -> dict[str, str]:
-    """Return the secrets of a fleet by name: those below /superset-fleet/<fleet>/secrets.
+    """Return the secrets of a fleet by name: those below its `secrets_path`.
 
     AWS is asked when one of the wanted names is not among those that were read before.
 
@@ -34,8 +35,7 @@ def read(fleet: str, region: str, config_file: str | None, wanted: Iterable[str]
         if key not in shared or not shared[key].keys() >= set(wanted):
             session = aws.session(Path(config_file) if config_file else None)
             with aws.explained(region):
-                path = f"/superset-fleet/{fleet}/secrets"
-                shared[key] = dict(aws.parameters(session, region, path))
+                shared[key] = dict(aws.parameters(session, region, secrets_path(fleet)))
             _save(shared)
         return shared[key]
     finally:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..roles import FLEET, ROLES, SCALED, SCHEDULER, WEB, WORKER
 from ..state.jobs import BROWSER_QUEUES, QUERY_QUEUES, QUEUES
 
 
@@ -95,8 +96,8 @@ LADDER = (
 )
 
 # Connections to the metadata database that one machine of a group can hold, as products.
-WEB = ("superset_web_processes", "superset_web_threads", "superset_web_max_overflow")
-WORKER = (
+WEB_POOLS = ("superset_web_processes", "superset_web_threads", "superset_web_max_overflow")
+WORKER_POOLS = (
     "celery_worker_concurrency",
     "celery_worker_pool_size",
     "celery_worker_max_overflow",
@@ -108,16 +109,11 @@ BUDGET = ("postgres_max_connections", "postgres_reserved_connections", "fleet_su
 # Every variable that `violations` reads.
 SETTINGS = (
     *dict.fromkeys(name for step in LADDER for name in (step.lower, step.upper)),
-    *WEB,
-    *WORKER,
+    *WEB_POOLS,
+    *WORKER_POOLS,
     *BUDGET,
 )
 
-# Groups without which there is no fleet.
-GROUPS = ("haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres")
-
-WORKER_ROLE = "celery_worker"
-SCALED_ROLES = ("superset_web", WORKER_ROLE, "scheduler")
 SCALINGS = ("scaler", "cloud", "none")
 
 
@@ -140,7 +136,7 @@ def violations(settings: Mapping[str, Any], machines: Mapping[str, int]) -> list
                 f" ({lower}) + {step.margin}: {step.reason}."
                 f" Raise {step.upper} or lower {step.lower}."
             )
-    if set(numbers) >= {*WEB, *WORKER, *BUDGET}:
+    if set(numbers) >= {*WEB_POOLS, *WORKER_POOLS, *BUDGET}:
         found += overdraft(numbers, machines)
     return found
 
@@ -160,12 +156,12 @@ def numeric(settings: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
 
 def overdraft(numbers: Mapping[str, int], machines: Mapping[str, int]) -> list[str]:
     """Return a sentence if the largest fleet can open more connections than PostgreSQL takes."""
-    processes, threads, web_overflow = (numbers[name] for name in WEB)
-    concurrency, pool, overflow = (numbers[name] for name in WORKER)
+    processes, threads, web_overflow = (numbers[name] for name in WEB_POOLS)
+    concurrency, pool, overflow = (numbers[name] for name in WORKER_POOLS)
     each = {
-        "superset_web": processes * (threads + web_overflow + READY),
-        "celery_worker": (concurrency + 1) * (pool + overflow),
-        "scheduler": pool + overflow + WATCHDOG,
+        WEB: processes * (threads + web_overflow + READY),
+        WORKER: (concurrency + 1) * (pool + overflow),
+        SCHEDULER: pool + overflow + WATCHDOG,
     }
     limit, reserved, surge = (numbers[name] for name in BUDGET)
     most = {group: machines.get(group, 0) + surge for group in each}
@@ -178,7 +174,7 @@ def overdraft(numbers: Mapping[str, int], machines: Mapping[str, int]) -> list[s
         f" ({surge}) is in each number of machines), but postgres_max_connections ({limit}) -"
         f" postgres_reserved_connections ({reserved}) leaves {limit - reserved}. Raise"
         f" postgres_max_connections to {total + reserved}, or lower the largest size of a group,"
-        f" {', '.join((*WEB, *WORKER))}."
+        f" {', '.join((*WEB_POOLS, *WORKER_POOLS))}."
     ]
 
 
@@ -188,17 +184,24 @@ def empty_groups(
     """Return a sentence for each group that the fleet needs and that has no machine.
 
     PostgreSQL may be elsewhere: then `postgres_address` is given and its group may be empty.
-    Those that are `idle` may be empty, too.
+    Those that are `idle` may be empty, too. The group `fleet` holds the machines of all groups:
+    plays over all of them look there.
     """
     remedy = "run playbooks/provision.yml" if cloud else "add a machine to it in the inventory"
-    return [
+    found = [
         f"group {group} has no machine: {remedy}"
         + (", or give postgres_address if the database is elsewhere." if elsewhere else ".")
-        for group in GROUPS
+        for group in ROLES
         if not sizes.get(group) and group not in idle
         for elsewhere in [group == "postgres"]
         if not (elsewhere and postgres_address)
     ]
+    if not found and not sizes.get(FLEET):
+        found.append(
+            f"group {FLEET} has no machine: make it the parent of the groups of roles, as"
+            " inventory/static.example.yml does."
+        )
+    return found
 
 
 def idle_roles(groups: Mapping[str, Mapping[str, Any]]) -> set[str]:
@@ -229,15 +232,15 @@ def faulty_groups(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
     found = []
     for name, group in groups.items():
         role, where = role_of(name, group), f"fleet_groups: {name}"
-        if role not in SCALED_ROLES:
-            found.append(f"{where} has role {role}: give it one of {', '.join(SCALED_ROLES)}.")
+        if role not in SCALED:
+            found.append(f"{where} has role {role}: give it one of {', '.join(SCALED)}.")
         sizes = [int(group[size]) for size in ("min", "desired", "max")]
         if sorted(sizes) != sizes:
             found.append(
                 f"{where} has min {sizes[0]}, desired {sizes[1]}, max {sizes[2]}:"
                 " none may be larger than the next."
             )
-        if role != WORKER_ROLE and {"queues", "scaling"} & {*group}:
+        if role != WORKER and {"queues", "scaling"} & {*group}:
             found.append(f"{where} has queues or scaling: only groups of workers have these.")
         if group.get("scaling", SCALINGS[0]) not in SCALINGS:
             found.append(
@@ -264,7 +267,7 @@ def queues_of(
     name: str, group: Mapping[str, Any], queues: Collection[str]
 ) -> Collection[str] | None:
     """Return what a group takes tasks from, by default `queues`; None where it has no workers."""
-    return group.get("queues", queues) if role_of(name, group) == WORKER_ROLE else None
+    return group.get("queues", queues) if role_of(name, group) == WORKER else None
 
 
 def misplaced_queues(taken: Mapping[str, Collection[str]], browser: bool, slots: int) -> list[str]:

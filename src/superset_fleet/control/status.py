@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from ..cloud import client as aws
 from ..cloud import groups as cloud
+from ..roles import ROLES, SCHEDULER, WEB, WORKER
 from ..state.records import GroupReport
 from . import scaling
 from .ask import AnsibleFailed, run_module, template
@@ -41,11 +42,9 @@ KNOWN = """{
   'environment': fleet_environment | default(''),
   'statistics': [haproxy_stats_port, haproxy_stats_user, haproxy_stats_password]
                 if 'haproxy' in group_names else []}"""
-ROLES = ("haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres", "rabbitmq")
-
 
 COORDINATION = "{{ superset_facts.redis.coordination }}"
-SUPERSET_PYTHON = "/opt/superset/venv/bin/python"
+SUPERSET_PYTHON = "{{ superset_python }}"
 
 Line = tuple[bool, list[str]]  # of a table: whether all is well, and the cells
 
@@ -76,7 +75,7 @@ class Inventory(NamedTuple):
 # -- Who is asked ---------------------------------------------------------------------------------
 def inventory() -> Inventory:
     """Ask Ansible. Raises AnsibleFailed."""
-    said = template("all", KNOWN)
+    said = template("all:!localhost", KNOWN)
     hosts = [
         Host(name, str(one["address"]), list(one["groups"]), list(one["statistics"]))
         for name, one in said.items()
@@ -140,7 +139,7 @@ def ask_haproxy(host: Host) -> dict[str, Any]:
 def ask_workers() -> dict[str, Any]:
     """Return what the module celery_workers does. Raises AnsibleFailed."""
     options = {"redis": COORDINATION}
-    results = run_module("scheduler[0]", "celery_workers", options, python=SUPERSET_PYTHON)
+    results = run_module(f"{SCHEDULER}[0]", "celery_workers", options, python=SUPERSET_PYTHON)
     result = next(iter(results.values()))
     return {key: result[key] for key in ("workers", "queues", "scaling")}
 
@@ -340,9 +339,9 @@ def older(instances: Sequence[Mapping[str, Any]]) -> set[str]:
 
 def doing(state: Mapping[str, Any], instance: Mapping[str, Any]) -> tuple[str, bool]:
     """Return in words how an instance does its work, and whether that is as it should be."""
-    if "superset_web" in instance["role"].split():
+    if WEB in instance["role"].split():
         return serving(state["haproxy"], instance["id"])
-    if instance["role"] == "celery_worker" and instance["group"]:
+    if instance["role"] == WORKER and instance["group"]:
         return working(state["workers"], instance["address"])
     return "", True
 

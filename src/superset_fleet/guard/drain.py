@@ -1,6 +1,6 @@
 """A worker that drains takes no more tasks, gives back those that wait, finishes those that run.
 
-It drains while there is the file DRAINING, as a web machine does, and when it is told to stop; then
+It drains while there is the file `FILE`, as a web machine does, and when it is told to stop; then
 it stops as soon as it has nothing to do. Celery's own way to stop leaves the event loop first: what
 the worker holds without running it waits until its last task has finished, which can be an hour
 later, and what finishes meanwhile is confirmed no sooner. So that way is taken last, or where there
@@ -22,9 +22,10 @@ from celery.worker import state
 from celery.worker.consumer import Tasks
 from celery.worker.request import Request
 
+from ..roles import DRAINING, ROLES, WORKER
 from ..times import TIMES
 
-DRAINING = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/celery-worker"), "draining")
+FILE = Path(os.environ.get("RUNTIME_DIRECTORY", ROLES[WORKER].directory), DRAINING)
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Drain(StartStopStep):  # type: ignore[misc]
 
     def look(self, consumer: Any) -> None:
         """Do what there is to do."""
-        self._set(bool(self._told) or DRAINING.exists())
+        self._set(bool(self._told) or FILE.exists())
         if self.draining:
             consumer.task_consumer.cancel()
         else:

@@ -23,6 +23,7 @@ import botocore.exceptions
 
 from ..cloud import client as aws
 from ..cloud.metadata import Identity, Metadata, MetadataError
+from ..cloud.parameters import facts_path
 from ..daemon.service import begin_journal, tell, until_terminated
 
 
@@ -83,7 +84,7 @@ def write_aws_config(metadata: Metadata, path: Path) -> Path | None:
 
 def read_facts(store: Any, me: Identity) -> str:
     """Return the text of the facts file, in one call. Raises AwsError, NotYet."""
-    name = f"/superset-fleet/{me.fleet}/facts/{me.role}"
+    name = f"{facts_path(me.fleet)}/{me.role}"
     try:
         with aws.explained(me.region):
             text: str = store.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"]

@@ -14,7 +14,7 @@ from .decide import Policy
 
 # A task counts until so many newer ones of its queue have ended; their median age is half of it.
 # Not for a time: after a quiet night the tasks of the evening are the best that is known, and in
-# the morning's rush the first seconds are enough to learn from. As many as in benchmarks/scaling.
+# the morning's rush the first seconds are enough to learn from.
 NEWEST = 50
 
 

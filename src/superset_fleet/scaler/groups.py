@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from ..cloud import client as aws
 from ..cloud import groups as cloud
 from ..cloud.metadata import Metadata
+from ..roles import WORKER
 from ..state.records import Worker
 from ..times import TIMES
 
-ROLE = "celery_worker"
 # Machines that no cloud has, as one group.
-STANDING = ROLE
+STANDING = WORKER
 MOST = 1000  # machines of these: as many as are needed
 
 SCALER, CLOUD = "scaler", "cloud"  # the tag `scaling`: who sets a group's desired capacity
@@ -124,7 +124,7 @@ class Cloud:
         """Return the groups, in one call."""
         self._connect()
         with aws.explained(self._region):
-            found = cloud.groups(self._autoscaling, fleet=self._fleet, role=ROLE)
+            found = cloud.groups(self._autoscaling, fleet=self._fleet, role=WORKER)
         return [worker_group(group) for group in found]
 
     def resize(self, group: str, desired: int) -> None:

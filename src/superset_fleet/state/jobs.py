@@ -1,4 +1,4 @@
-"""The tasks that are guarded, the names of their jobs, and the queues of others."""
+"""The tasks that are guarded, the names of their jobs, and the queues of all tasks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from typing import Any
 QUERIES = ("sql_lab.get_sql_results", "query_execution.execute_sql")
 CHARTS = ("load_chart_data_into_cache", "load_explore_json_into_cache")
 TASKS = QUERIES + CHARTS
-# What tasks are sent to: superset_config.py.j2, task_routes.
+# The queue that a task is sent to, by a pattern of its name.
+ROUTES = {
+    "sql_lab.*": "sql_lab",
+    "query_execution.*": "sql_lab",
+    "load_*_into_cache": "charts",
+    "reports.execute": "reports",
+    "cache_*": "thumbnails",
+    "cache-warmup": "warmup",
+    "fetch_url": "warmup",
+}
+DEFAULT_QUEUE = "default"  # of all other tasks
+QUEUES = tuple(dict.fromkeys((*ROUTES.values(), DEFAULT_QUEUE)))
 QUERY_QUEUES = ("sql_lab", "charts")
 BROWSER_QUEUES = ("reports", "thumbnails")  # of tasks that need a browser
-QUEUES = (*QUERY_QUEUES, *BROWSER_QUEUES, "warmup", "default")
 
 
 def first(name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> Any:

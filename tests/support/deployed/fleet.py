@@ -15,7 +15,9 @@ import redis
 from celery import Celery
 
 from superset_fleet.control.ask import ROOT
+from superset_fleet.roles import ROLES
 from superset_fleet.state.facts import BROKER, GUARD, redis_url
+from superset_fleet.state.jobs import QUERY_QUEUES
 from superset_fleet.state.records import Worker
 from superset_fleet.state.registry import Registry
 from superset_fleet.times import TIMES
@@ -25,8 +27,9 @@ from .ledger import Ledger
 from .machines import Machine
 from .users import User
 
-WORKER, BEAT, WATCHDOG = "celery-worker", "celery-beat", "superset-watchdog"  # units
-QUEUES = ("sql_lab", "charts")
+# Units.
+WORKER, BEAT = (ROLES[role].unit for role in ("celery_worker", "scheduler"))
+WATCHDOG = "superset-watchdog"
 # What separates a queue's name from the priority of its further lists.
 PRIORITY = "\x06\x16"
 
@@ -151,8 +154,10 @@ class Fleet:
 
     def waiting(self) -> int:
         """Return how many messages wait in the queues of queries and charts."""
-        lists = [name for queue in QUEUES for name in self.broker.scan_iter(f"{queue}{PRIORITY}*")]
-        return sum(int(self.broker.llen(name)) for name in [*lists, *QUEUES])
+        lists = [
+            name for queue in QUERY_QUEUES for name in self.broker.scan_iter(f"{queue}{PRIORITY}*")
+        ]
+        return sum(int(self.broker.llen(name)) for name in [*lists, *QUERY_QUEUES])
 
     def unconfirmed(self) -> str:
         """Return the messages that workers have taken and not confirmed yet, with their ids."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from superset_fleet.control.ask import template
+from superset_fleet.roles import FLEET, ROLES
 
-GROUPS = ["haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres"]
 VARIABLES = "q('ansible.builtin.varnames', '^(fleet|haproxy|postgres|redis|superset|warehouse)_')"
 # Connections stay open for this process: an order takes milliseconds then.
 SOCKETS = Path(tempfile.mkdtemp(prefix="ssh-"))
@@ -159,7 +159,7 @@ DROP_IN"""
         raise MachineFailed(f"{self.name} is no machine of this host")
 
 
-def find(pattern: str = ":".join(GROUPS)) -> list[Machine]:
+def find(pattern: str = FLEET) -> list[Machine]:
     """Return the machines of an inventory's pattern that can take work now."""
     names = ["ansible_host", "ansible_user", "ansible_ssh_private_key_file"]
     names.append("ansible_ssh_common_args")
@@ -172,7 +172,7 @@ def find(pattern: str = ":".join(GROUPS)) -> list[Machine]:
         ssh += ["-i", key] if key else []
         ssh += ["-l", user] if user else []
         command = (*ssh, address)
-        group = next(group for group in GROUPS if group in said["groups"])
+        group = next(group for group in ROLES if group in said["groups"])
         machines.append(Machine(name, group, address, hostname(command), command))
     return machines
 

@@ -7,6 +7,7 @@ import fleet_preflight
 import pytest
 
 from superset_fleet.control import preflight
+from superset_fleet.roles import FLEET, ROLES
 
 SETTINGS = {
     "superset_webserver_timeout_seconds": 60,
@@ -36,7 +37,7 @@ SETTINGS = {
     "fleet_surge": 1,
 }
 MACHINES = {"superset_web": 4, "celery_worker": 4, "scheduler": 2}
-SIZES = dict.fromkeys(preflight.GROUPS, 1)
+SIZES = {**dict.fromkeys(ROLES, 1), FLEET: len(ROLES)}
 
 
 def test_the_defaults_pass() -> None:
@@ -177,7 +178,7 @@ def test_a_setting_that_is_missing_is_named() -> None:
     ]
 
 
-@pytest.mark.parametrize("group", preflight.GROUPS)
+@pytest.mark.parametrize("group", ROLES)
 def test_an_empty_group_is_named_with_the_remedy(group: str) -> None:
     sizes = {name: size for name, size in SIZES.items() if name != group}
     (cloud,) = preflight.empty_groups(sizes, "", cloud=True)
@@ -186,6 +187,12 @@ def test_an_empty_group_is_named_with_the_remedy(group: str) -> None:
     assert "provision.yml" in cloud
     assert group in plain
     assert "inventory" in plain
+
+
+def test_an_inventory_whose_groups_have_no_parent_is_refused() -> None:
+    assert preflight.empty_groups(SIZES, "", cloud=False) == []
+    (sentence,) = preflight.empty_groups({**SIZES, FLEET: 0}, "", cloud=False)
+    assert sentence.startswith("group fleet has no machine: make it the parent")
 
 
 def test_postgresql_may_be_elsewhere() -> None:

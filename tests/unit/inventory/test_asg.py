@@ -20,9 +20,8 @@ from superset_fleet.cloud.client import AwsError
 from superset_fleet.cloud.discovery import Answer, Cloud, Instance, discover
 from superset_fleet.cloud.groups import Group
 from superset_fleet.control.ask import ROOT
+from superset_fleet.roles import ROLES
 from tests.support.aws_server import Aws, Reply, autoscaling_error, ec2_error, serve
-
-ROLES = ["haproxy", "superset_web", "celery_worker", "scheduler", "redis", "postgres"]
 
 
 def member(state: str = "InService", healthy: bool = True) -> Instance:
@@ -97,7 +96,7 @@ def aws() -> Iterator[Aws]:
 @pytest.fixture
 def cloud(aws: Aws, tmp_path: Path) -> Cloud:
     config_file = aws.write_config(tmp_path / "aws.ini")
-    return Cloud(["us-east-1"], "superset", ROLES, config_file=config_file)
+    return Cloud(["us-east-1"], "superset", list(ROLES), config_file=config_file)
 
 
 def tags(**values: str) -> list[dict[str, Any]]:
@@ -363,7 +362,8 @@ def source(aws: Aws, tmp_path: Path) -> Source:
 def test_groups_exist_when_empty(source: Source) -> None:
     run = source.read()
     children = set(run.inventory["all"]["children"])
-    assert {*ROLES, "in_service", "pending", "terminating", "standby", "unhealthy"} <= children
+    assert {"fleet", "in_service", "pending", "terminating", "standby", "unhealthy"} <= children
+    assert set(run.inventory["fleet"]["children"]) == set(ROLES)
     assert run.inventory["cloud"] == {"children": ["local"]}
 
 
@@ -376,7 +376,9 @@ def test_hosts_groups_and_variables(aws: Aws, source: Source, tmp_path: Path) ->
     assert len(run.inventory["superset_web"]["hosts"]) == 2
     assert run.inventory["asg_fleet_superset_web"] == run.inventory["superset_web"]
     assert run.inventory["redis"]["hosts"] == [identity]
-    assert len(run.inventory["local"]["hosts"]) == 3
+    machines = {identity, *run.inventory["superset_web"]["hosts"]}
+    assert {*run.inventory["local"]["hosts"]} == {"localhost", *machines}
+    assert run.inventory["_meta"]["hostvars"]["localhost"]["ansible_connection"] == "local"
     variables = run.inventory["_meta"]["hostvars"][identity]
     assert variables["ansible_host"] == variables["private_address"]
     assert variables["fleet_environment"] == "local"
@@ -527,7 +529,7 @@ def test_a_static_inventory_has_the_same_roles_and_addresses() -> None:
     command = [str(program), "-i", "inventory/static.example.yml", "--list"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     inventory = json.loads(done.stdout)
-    assert set(ROLES) <= set(inventory["all"]["children"])
+    assert set(inventory["fleet"]["children"]) == set(ROLES)
     machines = inventory["_meta"]["hostvars"].values()
     assert len(machines) == 9
     assert all("private_address" in machine for machine in machines)

@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy.exc import SQLAlchemyError
 
+from ...roles import DRAINING, ROLES, WEB
 from ..migrations import SchemaError, installed_revisions
 
 EXTENSION = "superset_fleet_ready"  # its place in Flask's app.extensions
@@ -55,8 +56,8 @@ class Ready:
         directory: str | Path = "",
         revisions: Callable[[], tuple[str, set[str]]] = installed_revisions,
     ) -> None:
-        directory = Path(directory or os.environ.get("RUNTIME_DIRECTORY", "/run/superset-web"))
-        self._ready, self._draining = directory / "ready", directory / "draining"
+        directory = Path(directory or os.environ.get("RUNTIME_DIRECTORY", ROLES[WEB].directory))
+        self._ready, self._draining = directory / "ready", directory / DRAINING
         self._revisions = revisions
         self._database: sqlalchemy.engine.Engine | None = None
         self._redis_urls = dict(redis_urls)
