@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from redis import RedisError
 
+from ..daemon.journal import in_words, tell
 from ..state.jobs import TASKS
 from ..state.registry import Registry
 from . import publish, run
-
-log = logging.getLogger(__name__)
 
 EXTENSION = "superset_fleet_guard"  # its place in Flask's app.extensions
 
@@ -50,7 +48,7 @@ class Guard:
         try:
             self.registry.forget(job)
         except RedisError as error:
-            log.warning("event=not_forgotten job=%s reason=%r", job, error)
+            tell("not_forgotten", job=job, reason=in_words(error))
 
     def install(self, app: Any) -> None:
         """Join Superset's application: its FLASK_APP_MUTATOR, in web processes and workers."""

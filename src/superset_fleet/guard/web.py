@@ -8,7 +8,6 @@ at most once a second in each process, so many requests cost no more than few.
 from __future__ import annotations
 
 import functools
-import logging
 import re
 import threading
 import time
@@ -22,6 +21,7 @@ import jinja2
 import kombu.exceptions
 from redis import RedisError
 
+from ..daemon.journal import tell
 from ..state import registry, rows
 from ..state.jobs import CHARTS, QUERIES, query_id_of
 from ..times import TIMES
@@ -30,8 +30,6 @@ from .ready import EXTENSION
 if TYPE_CHECKING:
     from .publish import Refused
     from .setup import Guard
-
-log = logging.getLogger(__name__)
 
 STATE_SECONDS = 1.0  # how long a state is shown before Redis is asked again
 TEMPLATES = Path(__file__).with_name("templates")
@@ -136,8 +134,7 @@ class Broker:
         """Return how many tasks wait in each queue; nothing where that cannot be told."""
         try:
             return self._lengths(names)
-        except (RedisError, OSError, kombu.exceptions.KombuError) as error:
-            log.debug("event=queues_not_counted reason=%r", error)
+        except (RedisError, OSError, kombu.exceptions.KombuError):
             return {}
 
     def _lengths(self, names: list[str]) -> dict[str, int]:
@@ -306,8 +303,8 @@ def tell_refusal(db: Any, events: Any, response: flask.Response) -> flask.Respon
             db.session.rollback()  # nothing of this request may hold the row
             with db.engine.begin() as connection:
                 rows.fail(connection, query_id, refused.message)
-        except Exception:  # whatever it is, the user is told of the refusal; the watchdog ends it
-            log.exception("event=not_failed job=%s", refused.job)
+        except Exception as error:  # the user is told of the refusal; the watchdog fails the row
+            tell("not_failed", error, job=refused.job)
     if response.status_code < 400:
         return response  # who sent the task has coped without it
     job = chart_job(events, refused) if refused.job.startswith("chart:") else None
@@ -330,8 +327,8 @@ def chart_job(events: Any, refused: Refused) -> dict[str, Any] | None:
         job["job_id"] = refused.job.removeprefix("chart:")
         errors = rows.errors(refused.message)
         events.update_job(job, events.STATUS_ERROR, errors=errors)
-    except Exception:  # whatever it is, the user is told of the refusal
-        log.exception("event=not_told job=%s", refused.job)
+    except Exception as error:  # whatever it is, the user is told of the refusal
+        tell("not_told", error, job=refused.job)
         return None
     return job
 
@@ -350,8 +347,8 @@ def stop_waiting(db: Any, response: flask.Response) -> flask.Response:
         db.session.rollback()  # nothing of this request may hold the row
         with db.engine.begin() as connection:
             stopped = rows.stop(connection, client_id)
-    except Exception:  # then Superset's answer is the truth
-        log.exception("event=not_stopped client_id=%s", client_id)
+    except Exception as error:  # then Superset's answer is the truth
+        tell("not_stopped", error, client_id=client_id)
         return response
     # Its message finds a row that does not wait and is skipped; the watchdog forgets the job.
     return flask.jsonify(result="OK") if stopped else response

@@ -19,7 +19,9 @@ from typing import Any
 
 from ..cloud import client as aws
 from ..cloud.metadata import LIFECYCLE, Identity, Metadata, MetadataError
-from ..daemon.service import begin_journal, notify, tell, until_terminated
+from ..daemon.credentials import aws_config
+from ..daemon.journal import begin_journal, tell
+from ..daemon.loop import run, until_terminated
 
 UNIT = "fleet-agent"  # its own
 HOOK = "leave"  # the lifecycle hook, as playbooks/provision.yml names it
@@ -47,14 +49,7 @@ class Agent:
 
     def run(self, terminated: Callable[[float], bool]) -> None:
         """Work until terminated tells so."""
-        state = "READY=1\n"
-        while True:
-            pause = self.step()
-            notify(f"{state}WATCHDOG=1\nSTATUS={self.doing}")
-            state = ""
-            if terminated(pause):
-                break
-        notify("STOPPING=1")
+        run(self.step, terminated, lambda: self.doing)
 
     @property
     def doing(self) -> str:
@@ -141,8 +136,8 @@ class Agent:
         try:
             with aws.explained(me.region):
                 if not self._api:
-                    config_file = self._config_file if self._config_file.exists() else None
-                    self._api = aws.client(aws.patient(config_file), "autoscaling", me.region)
+                    session = aws.patient(aws_config(self._config_file))
+                    self._api = aws.client(session, "autoscaling", me.region)
                 getattr(self._api, operation)(
                     AutoScalingGroupName=me.group,
                     LifecycleHookName=HOOK,

@@ -2,20 +2,17 @@
 
 The image has all software and no fact. This reads from the instance metadata which part the machine
 is and writes that down for its units, takes the facts of that part from the parameter store, and
-starts these units. What is missing it
-says once, in the journal and on the console, and tries again for ever: it comes right by itself
-when the cloud does.
+starts these units. What is missing it says once, in the journal and on the console, and tries
+again for ever: it comes right by itself when the cloud does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,9 @@ import botocore.exceptions
 
 from ..cloud import client as aws
 from ..cloud.metadata import Identity, Metadata, MetadataError
-from ..daemon.service import begin_journal, tell, until_terminated
+from ..daemon.journal import begin_journal, tell
+from ..daemon.loop import run, until_terminated
+from ..files import replace
 
 
 @dataclass(frozen=True)
@@ -106,20 +105,6 @@ def read_facts(store: Any, me: Identity) -> str:
     return text
 
 
-def replace(path: Path, text: str) -> bool:
-    """Write a file for root alone, at once and only where it differs; tell whether it did."""
-    if path.exists() and path.read_text() == text:
-        return False
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    return True
-
-
 def systemctl(verb: str, units: list[str]) -> None:
     """Let systemd do something with units, and wait until it is done. Raises NotYet."""
     done = subprocess.run(["systemctl", verb, *units], capture_output=True, text=True)
@@ -131,6 +116,27 @@ def systemctl(verb: str, units: list[str]) -> None:
         )
 
 
+class Boot:
+    """The attempts to boot."""
+
+    def __init__(self, metadata: Metadata, files: Files) -> None:
+        self._metadata, self._files = metadata, files
+        self._failures = 0
+        self._told: set[str] = set()
+
+    def step(self) -> float | None:
+        """Try; return the seconds until the next attempt, None once the machine has booted."""
+        try:
+            tell("booted", units=",".join(boot(self._metadata, self._files)))
+            return None
+        except (MetadataError, aws.AwsError, NotYet, OSError) as error:
+            if str(error) not in self._told:
+                tell("waits", reason=error)
+                self._told.add(str(error))
+            self._failures += 1
+            return aws.backoff(self._failures)
+
+
 def main() -> None:
     """Try until it is done, or until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -140,20 +146,9 @@ def main() -> None:
     parser.add_argument("--machine", type=Path, default="/etc/fleet/machine.env", metavar="FILE")
     options = parser.parse_args()
     begin_journal()
-    terminated = until_terminated()
-    metadata = Metadata()
     files = Files(options.units, options.config, options.facts, options.machine)
-    told: set[str] = set()
-    for failures in count(1):
-        try:
-            tell("booted", units=",".join(boot(metadata, files)))
-            return
-        except (MetadataError, aws.AwsError, NotYet, OSError) as error:
-            if str(error) not in told:
-                tell("waits", reason=error)
-                told.add(str(error))
-        if terminated(aws.backoff(failures)):
-            sys.exit("event=given_up reason=SIGTERM")
+    if not run(Boot(Metadata(), files).step, until_terminated()):
+        sys.exit("event=given_up reason=SIGTERM")
 
 
 if __name__ == "__main__":

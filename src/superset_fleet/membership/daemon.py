@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import threading
@@ -26,7 +25,10 @@ from typing import Any, NamedTuple
 
 from ..cloud import client as aws
 from ..cloud.discovery import VALUES, Cloud, Memory, Region
-from ..daemon.service import begin_journal, notify, tell, until_terminated
+from ..daemon.credentials import aws_config
+from ..daemon.journal import begin_journal, tell
+from ..daemon.loop import run, until_terminated
+from ..files import replace
 from . import plan as membership
 from .haproxy import SOCKET, HAProxy, HAProxyError, Server
 from .plan import WAITING, Action
@@ -129,6 +131,12 @@ class Figures:
     errors: int = 0  # of HAProxy
     answered_at: float = 0.0  # seconds since the epoch; 0: not yet
 
+    @property
+    def status(self) -> str:
+        """How many servers are ready, in words."""
+        ready = sum(server.state == "ready" for server in self.servers.values())
+        return f"{ready} of {self.wanted} servers are ready"
+
     def text(self) -> str:
         """Return the metrics in the format of Prometheus."""
         states = Counter(
@@ -178,15 +186,7 @@ class Fleetd:
 
     def run(self, terminated: Callable[[float], bool]) -> None:
         """Work until terminated tells so."""
-        state = "READY=1\n"
-        while True:
-            pause = self.step()
-            ready = sum(server.state == "ready" for server in self.figures.servers.values())
-            notify(f"{state}WATCHDOG=1\nSTATUS={ready} of {self.figures.wanted} servers are ready")
-            state = ""
-            if terminated(pause):
-                break
-        notify("STOPPING=1")
+        run(self.step, terminated, lambda: self.figures.status)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def step(self) -> float:
@@ -246,9 +246,7 @@ class Fleetd:
             current = self._haproxy.servers()
         self.figures.servers = current
         self.figures.steps = Counter(step.verb for step in steps)
-        text = membership.rendered(current)
-        if not membership.holds(settings.servers_file, text):
-            membership.write(settings.servers_file, text)
+        replace(settings.servers_file, membership.rendered(current), mode=0o644)
         doubted = frozenset(step.server for step in steps if step.verb == "keep")
         if doubted - self._doubted:
             self._due = 0.0  # ask about them at once
@@ -330,15 +328,6 @@ def load(path: str) -> Settings:
         sys.exit(f"fleetd: {path}: {error}")
 
 
-def config_file(settings: Settings) -> Path | None:
-    """Return the AWS config file: the credential that systemd handed over, else its source."""
-    if not settings.aws_config_file:
-        return None
-    path = Path(settings.aws_config_file)
-    handed = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), path.name)
-    return handed if handed.is_absolute() else path
-
-
 def main() -> None:
     """Run until SIGTERM, or say what would be done."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -351,8 +340,12 @@ def main() -> None:
     options = parser.parse_args()
     settings = load(options.config)
     haproxy = HAProxy(settings.socket, settings.backend)
+    named = settings.aws_config_file
+    config_file = aws_config(Path(named)) if named else None
+    if named and not config_file:
+        sys.exit(f"fleetd: {named} is missing or has no profile")
     try:
-        instances = Instances(settings, config_file(settings), keep=not options.dry_run)
+        instances = Instances(settings, config_file, keep=not options.dry_run)
         if options.dry_run:
             servers, steps = foretell(settings, haproxy, instances.read)
             told = {

@@ -28,8 +28,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from ..daemon.journal import begin_journal, in_words, tell
 from ..daemon.leading import Lead
-from ..daemon.service import begin_journal, in_words, repeat, tell, until_terminated
+from ..daemon.loop import repeat, until_terminated
 from ..state import broker, facts, rows
 from ..state.jobs import first, query_id_of, query_name
 from ..state.registry import PREFIX, Registry
@@ -95,9 +96,16 @@ class Watchdog:
         self._observed.restart()
         self._absent = frozenset()
 
-    def run(self, ended: Callable[[float], bool]) -> None:
-        """Tick until `ended`, which waits so many seconds at most, says so; then step down."""
-        repeat(self.tick, TIMES.watch_seconds, ended, OUTAGES, self._restart)
+    def run(self, terminated: Callable[[float], bool]) -> None:
+        """Tick until `terminated`, which waits so many seconds at most; then step down."""
+        repeat(
+            self.tick,
+            TIMES.watch_seconds,
+            terminated,
+            OUTAGES,
+            lambda: self._lead.status,
+            self._restart,
+        )
         self._lead.leave()
 
     def tick(self) -> None:
