@@ -37,15 +37,10 @@ options:
       files:
         description:
           - What it reads when it starts. Of a directory its direct entries count too; its unit
-            file counts by itself.
+            file and the drop-ins of that count by themselves.
         type: list
         elements: path
         default: []
-      since:
-        description:
-          - A path that is as old as the running unit, as C(/run/NAME) is for a unit with a
-            C(RuntimeDirectory). Needed with O(units[].files).
-        type: path
 author:
   - The superset-fleet project
 """
@@ -58,7 +53,6 @@ EXAMPLES = r"""
         enabled: true
         ports: [8088]
         files: [/etc/superset, /opt/superset/venv]
-        since: /run/credentials/superset-web.service
   register: web
   notify: Restart superset-web # when: "'superset-web' in web.older"
 """
@@ -74,6 +68,7 @@ older:
 
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +76,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-PROPERTIES = ("ActiveState", "FragmentPath", "NeedDaemonReload", "UnitFileState")
+PROPERTIES = (
+    "ActiveState",
+    "DropInPaths",
+    "FragmentPath",
+    "InactiveExitTimestampMonotonic",
+    "NeedDaemonReload",
+    "UnitFileState",
+)
 
 
 @dataclass(frozen=True)
@@ -187,9 +189,20 @@ def newest(paths: Iterable[Path]) -> float:
     return max(os.lstat(entry).st_mtime for path in paths for entry in entries(path))
 
 
-def is_older(since: Path, paths: Iterable[Path]) -> bool:
-    """Return whether what runs since then started before one of the files was written."""
-    return since.exists() and newest(paths) > since.stat().st_mtime
+def started_at(known: Mapping[str, str]) -> float:
+    """Return when a unit that runs began to start, in seconds since 1970 by the clock of now.
+
+    systemd gives microseconds of the monotonic clock, so a step of the clock in between, as when a
+    machine boots, makes no unit older or younger.
+    """
+    age = time.monotonic() - int(known["InactiveExitTimestampMonotonic"]) / 1e6
+    return time.time() - age
+
+
+def is_older(known: Mapping[str, str], files: Iterable[str]) -> bool:
+    """Return whether a unit that runs started before what it reads was written. Raises OSError."""
+    of_systemd = [known["FragmentPath"], *known["DropInPaths"].split()]
+    return newest(map(Path, [*files, *of_systemd])) > started_at(known)
 
 
 def main() -> None:
@@ -200,7 +213,6 @@ def main() -> None:
         "running": {"type": "bool", "default": True},
         "ports": {"type": "list", "elements": "int", "default": []},
         "files": {"type": "list", "elements": "path", "default": []},
-        "since": {"type": "path"},
     }
     units = {"type": "list", "elements": "dict", "required": True, "options": options}
     module = AnsibleModule(argument_spec={"units": units}, supports_check_mode=True)
@@ -218,6 +230,7 @@ def main() -> None:
             not each["FragmentPath"] for each in known.values()
         ):
             module.run_command(["systemctl", "daemon-reload"], check_rc=True)
+            known = show(module, list(asked))
         for verb, name in steps:
             done, _, said = module.run_command(["systemctl", verb, "--", name])
             if done:
@@ -233,14 +246,12 @@ def main() -> None:
                         for verb, name in left
                     )
                 )
-    started = {name for verb, name in steps if verb == "start"}
     older = []
     for name, unit in asked.items():
-        if not unit["files"] or not unit["running"] or name in started:
+        if not (unit["files"] and unit["running"] and current[name].running):
             continue
         try:
-            fragment = [known[name]["FragmentPath"]] if known[name]["FragmentPath"] else []
-            if is_older(Path(unit["since"]), map(Path, [*unit["files"], *fragment])):
+            if is_older(known[name], unit["files"]):
                 older.append(unit["name"])
         except OSError as error:
             module.fail_json(msg=f"compare {name} with what it reads: {error}")

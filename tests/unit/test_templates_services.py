@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,18 +210,35 @@ def test_caches_are_warmed_up_where_that_is_wanted(superset_config: Render) -> N
     assert '"task": "cache-warmup",' in lines
 
 
+def hardened(unit: str) -> bool:
+    """Tell whether the drop-in counts for a unit: it lies at its name, or at how that begins."""
+    variables = yaml.safe_load((templates.ROLES / "common" / "vars" / "main.yml").read_text())
+    kind = unit.rpartition(".")[2]
+    names = [Path(path).name.removesuffix(f".{kind}.d") for path in variables["__common_hardened"]]
+    return any(
+        unit == f"{name}.{kind}" or (name.endswith("-") and unit.startswith(name)) for name in names
+    )
+
+
+SERVICES = {path.stem: path for path in templates.ROLES.glob("*/templates/*.service.j2")}
+
+
+# A browser has a sandbox of its own.
+@pytest.mark.parametrize("unit", sorted(SERVICES.keys() - {"superset-browser@.service"}))
+def test_what_hardens_services_is_said_once_for_all(unit: str, render: Render) -> None:
+    assert hardened(unit)
+    lines = [line for line in render("common", "hardening.conf.j2") if "=" in line]
+    directives = {line.partition("=")[0] for line in lines}
+    assert "NoNewPrivileges" in directives
+    assert {
+        line.partition("=")[0] for line in SERVICES[unit].read_text().splitlines()
+    } & directives == set()
+
+
 def test_a_browser_is_no_part_of_a_worker_s_sandbox(render: Render) -> None:
     browser = render("celery_worker", "superset-browser@.service.j2")
-    worker = render(
-        "celery_worker",
-        "celery-worker.service.j2",
-        celery_worker_concurrency=2,
-        celery_worker_pool_size=2,
-        celery_worker_max_overflow=2,
-        celery_worker_stop_timeout_seconds=3720,
-        celery_worker_queues=["sql_lab"],
-    )
-    assert "RestrictNamespaces=true" in worker
+    assert hardened("celery-worker.service") and not hardened("superset-browser@.service")
+    assert "RestrictNamespaces=true" in render("common", "hardening.conf.j2")
     assert "DynamicUser=true" in browser
     assert not [line for line in browser if "LoadCredential" in line or "no-sandbox" in line]
 

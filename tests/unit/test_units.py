@@ -1,6 +1,7 @@
 """units: what is to be done to them, who may listen, and what is older than its configuration."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -76,45 +77,58 @@ def test_a_name_without_a_suffix_is_a_service() -> None:
     assert full("superset-browser.socket") == "superset-browser.socket"
 
 
-@pytest.fixture
-def since(tmp_path: Path) -> Path:
-    """What a unit that started at 1000 has made."""
-    path = tmp_path / "run"
-    path.mkdir()
-    os.utime(path, (1000, 1000))
-    return path
+def began(at: float, unit: Path, *drop_ins: Path) -> dict[str, str]:
+    """What systemd says of a unit that started at a time, in seconds since 1970."""
+    since_boot = time.monotonic() - (time.time() - at)
+    return {
+        "FragmentPath": str(unit),
+        "DropInPaths": " ".join(map(str, drop_ins)),
+        "InactiveExitTimestampMonotonic": str(round(since_boot * 1e6)),
+    }
 
 
-def written(path: Path, at: int) -> Path:
+def written(path: Path, at: float) -> Path:
     path.write_text("")
     os.utime(path, (at, at))
     return path
 
 
-def test_a_unit_is_older_than_a_file_that_was_written_since(since: Path, tmp_path: Path) -> None:
-    before, after = written(tmp_path / "before", 999), written(tmp_path / "after", 1001)
-    assert not is_older(since, [before])
-    assert is_older(since, [before, after])
+NOW = time.time()
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Path:
+    """A file that was there before the unit started."""
+    return written(tmp_path / "before", NOW - 1)
+
+
+def test_a_unit_is_older_than_a_file_that_was_written_since(before: Path, tmp_path: Path) -> None:
+    after = written(tmp_path / "after", NOW + 1)
+    assert not is_older(began(NOW, before), [str(before)])
+    assert is_older(began(NOW, before), [str(before), str(after)])
+
+
+def test_a_unit_is_older_than_its_file_and_than_a_drop_in(before: Path, tmp_path: Path) -> None:
+    after = written(tmp_path / "after", NOW + 1)
+    assert is_older(began(NOW, after), [str(before)])
+    assert not is_older(began(NOW, before, before), [str(before)])
+    assert is_older(began(NOW, before, before, after), [str(before)])
 
 
 def test_of_a_directory_what_lies_in_it_counts_and_nothing_deeper(
-    since: Path, tmp_path: Path
+    before: Path, tmp_path: Path
 ) -> None:
     directory = tmp_path / "etc"
     (directory / "deep").mkdir(parents=True)
-    written(directory / "deep" / "file", 2000)
+    written(directory / "deep" / "file", NOW + 1)
     for path in (directory / "deep", directory):
-        os.utime(path, (999, 999))
-    assert not is_older(since, [directory])
-    written(directory / "file", 2000)
-    os.utime(directory, (999, 999))
-    assert is_older(since, [directory])
+        os.utime(path, (NOW - 1, NOW - 1))
+    assert not is_older(began(NOW, before), [str(directory)])
+    written(directory / "file", NOW + 1)
+    os.utime(directory, (NOW - 1, NOW - 1))
+    assert is_older(began(NOW, before), [str(directory)])
 
 
-def test_a_unit_whose_directory_is_not_there_is_not_older(tmp_path: Path) -> None:
-    assert not is_older(tmp_path / "none", [written(tmp_path / "file", 2000)])
-
-
-def test_a_missing_configuration_is_an_error(since: Path, tmp_path: Path) -> None:
+def test_a_missing_configuration_is_an_error(before: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        is_older(since, [tmp_path / "none"])
+        is_older(began(NOW, before), [str(tmp_path / "none")])
