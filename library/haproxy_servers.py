@@ -14,7 +14,7 @@ description:
     first and added then.
   - Runs on the machine of HAProxy, 2.6 or newer, as a user who may write to O(socket). The
     backend's C(balance) must be a dynamic one, such as C(leastconn), C(roundrobin), C(random).
-  - For machines whose number is changed by playbooks. Where C(fleetd) runs, it does this.
+  - For machines whose number is changed by playbooks. Where C(fleet-membership) runs, it does this.
 options:
   backend:
     description: Name of the backend.

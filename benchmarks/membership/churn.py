@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT / "tests" / "unit")]
 
 from haproxy_server import BACKEND, OPTIONS, Balancer, Load, Web, balancer, until  # noqa: E402
 
-from superset_fleet.membership.daemon import Fleetd, Settings, Sight  # noqa: E402
+from superset_fleet.membership.daemon import Membership, Settings, Sight  # noqa: E402
 
 SERVERS = 4  # at a time
 Change = Callable[[dict[str, Web], Web | None], None]  # the servers from now on, and who left
@@ -31,8 +31,8 @@ def endpoints(webs: dict[str, Web]) -> dict[str, str]:
     return {name: web.endpoint for name, web in webs.items()}
 
 
-def by_fleetd(haproxy: Balancer) -> Change:
-    """Let fleetd follow; AWS's answers are made here."""
+def by_daemon(haproxy: Balancer) -> Change:
+    """Let the daemon follow; AWS's answers are made here."""
     told = Sight({}, {})
     settings = Settings(
         region="",
@@ -43,17 +43,17 @@ def by_fleetd(haproxy: Balancer) -> Change:
         poll_seconds=0,
         directory=str(haproxy.directory),
     )
-    fleetd = Fleetd(settings, haproxy.api, lambda _: told)
+    daemon = Membership(settings, haproxy.api, lambda _: told)
 
     def change(webs: dict[str, Web], leaver: Web | None) -> None:
         nonlocal told
         told = Sight(endpoints(webs), {})
 
         def followed() -> bool:
-            fleetd.step()
+            daemon.step()
             return set(haproxy.api.servers()) == set(webs)
 
-        until(followed, "fleetd follows")
+        until(followed, "the daemon follows")
         if leaver:
             leaver.stop()
 
@@ -87,8 +87,8 @@ def by_stock_reload(haproxy: Balancer) -> Change:
 
 
 def by_kill(haproxy: Balancer) -> Change:
-    """As fleetd, but the leaver is gone before anybody knows."""
-    follow = by_fleetd(haproxy)
+    """As the daemon, but the leaver is gone before anybody knows."""
+    follow = by_daemon(haproxy)
 
     def change(webs: dict[str, Web], leaver: Web | None) -> None:
         if leaver:
@@ -108,7 +108,7 @@ def running(way: Callable[[Balancer], Change]) -> Iterator[tuple[Balancer, Chang
 def main(changes: int, users: int) -> None:
     """Measure, and print a table."""
     print("\n| way | changes | requests | failed | of which |\n|---|---|---|---|---|")
-    for way in (by_fleetd, by_reload, by_stock_reload, by_kill):
+    for way in (by_daemon, by_reload, by_stock_reload, by_kill):
         with running(way) as (haproxy, change):
             webs = {f"i-{number}": Web() for number in range(SERVERS)}
             change(webs, None)

@@ -24,7 +24,8 @@ from .ledger import Ledger
 from .machines import Machine
 from .users import User
 
-WORKER, BEAT, WATCHDOG = "celery-worker", "celery-beat", "superset-watchdog"  # units
+# Units.
+WORKER, BEAT, WATCHDOG, SCALER = "celery-worker", "celery-beat", "fleet-watchdog", "fleet-scaler"
 QUEUES = ("sql_lab", "charts")
 # What separates a queue's name from the priority of its further lists.
 PRIORITY = "\x06\x16"

@@ -18,9 +18,9 @@ from aws_server import Aws, Reply, autoscaling_error
 from metadata_server import Imds
 from waiting import until
 
+from superset_fleet.agent import daemon as fleet_agent
+from superset_fleet.agent.daemon import Agent
 from superset_fleet.cloud.metadata import Metadata
-from superset_fleet.machine import agent as fleet_agent
-from superset_fleet.machine.agent import Agent
 
 COMPLETE, BEAT = "CompleteLifecycleAction", "RecordLifecycleActionHeartbeat"
 UNITS = {
@@ -247,7 +247,7 @@ def test_the_service_says_how_it_is_and_ends_when_told(machine: Machine, tmp_pat
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(30)
-        command = [sys.executable, "-m", "superset_fleet.machine.agent"]
+        command = [sys.executable, "-m", "superset_fleet.agent"]
         service = subprocess.Popen(
             [*command, "--units", str(machine.units), "--config", str(machine.config)],
             env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")},

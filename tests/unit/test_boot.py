@@ -23,9 +23,9 @@ from aws_server import REGION, Aws, Reply, ssm_error
 from metadata_server import Imds
 from waiting import until
 
+from superset_fleet.agent.boot import NotYet, read_facts
 from superset_fleet.cloud import client as fleet_aws
 from superset_fleet.cloud.metadata import Identity
-from superset_fleet.machine.boot import NotYet, read_facts
 
 FACTS = '{\n    "secret_key": "hidden"\n}\n'
 PARAMETER = "/superset-fleet/superset/facts/superset_web"
@@ -68,7 +68,7 @@ class Machine:
         options += ["--machine", "machine.env"]
         keep = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return subprocess.Popen(
-            [sys.executable, "-m", "superset_fleet.machine.boot", *options],
+            [sys.executable, "-m", "superset_fleet.agent.boot", *options],
             cwd=self.directory,
             env=keep
             | {

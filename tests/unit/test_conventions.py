@@ -74,6 +74,13 @@ def test_a_machine_that_is_taken_at_its_word_lacks_no_change_of_a_variable(role:
     assert {name for name in read if not of_install.match(name)} == set()
 
 
+def test_what_hardens_services_is_on_each_machine_and_in_the_image_before_any_service() -> None:
+    variables = load(ROOT / "inventory" / "group_vars" / "all" / "fleet.yml")
+    assert variables["fleet_image_roles"][0] == "common"
+    for roles in variables["fleet_roles"].values():
+        assert re.findall(r"\w+", str(roles))[0] == "common"
+
+
 @pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"default"}))
 def test_every_scenario_is_named_after_a_playbook(scenario: str) -> None:
     own_converge = ROOT / "molecule" / scenario / "converge.yml"

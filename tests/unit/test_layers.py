@@ -16,9 +16,9 @@ PACKAGE = ROOT / "src/superset_fleet"
 GROUND: dict[str, set[str]] = {"cloud": set(), "daemon": set(), "state": set()}
 # Actors: each imports the ground and nobody beside it.
 ACTORS = {
+    "agent": {"cloud", "daemon"},
     "control": {"cloud", "state"},
     "guard": {"daemon", "state"},  # of daemons: how lines of the journal look
-    "machine": {"cloud", "daemon"},
     "membership": {"cloud", "daemon"},
     "scaler": {"cloud", "daemon", "state"},
     "watchdog": {"daemon", "state"},

@@ -246,12 +246,12 @@ def test_a_browser_is_no_part_of_a_worker_s_sandbox(render: Render) -> None:
 @pytest.mark.parametrize(("policy", "timeout"), [("fail", 0), ("wake", 300)])
 def test_the_watchdog_has_the_limits_of_queries(render: Render, policy: str, timeout: int) -> None:
     unit = render(
-        "scheduler",
-        "superset-watchdog.service.j2",
+        "watchdog",
+        "fleet-watchdog.service.j2",
         superset_query_hard_timeout_seconds=3660,
-        superset_guard_reruns=1,
+        watchdog_reruns=1,
         superset_no_worker_policy=policy,
-        superset_worker_wake_timeout_seconds=300,
+        watchdog_wake_timeout_seconds=300,
     )
     assert "--time-limit 3660 --reruns 1 \\" in unit
     assert f"--wake-timeout {timeout}" in unit

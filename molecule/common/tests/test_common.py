@@ -13,7 +13,7 @@ def test_no_service_of_the_machine_has_failed(host):
 
 
 def test_every_service_of_the_fleet_is_hardened(host):
-    patterns = "'fleet*.service' 'celery-*.service' superset-web.service"
+    patterns = "'fleet-*.service' 'celery-*.service' superset-web.service"
     listed = host.run(f"systemctl list-unit-files --no-legend {patterns}").stdout
     properties = "--property=NoNewPrivileges,ProtectSystem"
     for unit in [line.split()[0] for line in listed.splitlines()]:

@@ -1,8 +1,8 @@
-"""fleetd: keeps the servers of the HAProxy on this machine in step with the auto-scaling groups.
+"""fleet-membership: keeps the servers of this machine's HAProxy in step with auto-scaling groups.
 
 Every few seconds it reads the whole truth, from AWS and from HAProxy, and does what leads from the
 one to the other (`membership.plan`), by HAProxy's Runtime API: without a reload, so no connection
-is cut. A newcomer must answer a probe before it gets requests; a leaver ends those that it has.
+is cut. A newcomer must answer a probe before it gets requests; a leaver finishes those that it has.
 
 What cannot be read is taken to be as it was: an error of AWS removes no server.
 """
@@ -33,7 +33,7 @@ from . import plan as membership
 from .haproxy import SOCKET, HAProxy, HAProxyError, Server
 from .plan import WAITING, Action
 
-CONFIGURATION = "/etc/fleetd/fleetd.json"
+CONFIGURATION = "/etc/fleet/membership.json"
 LOOK_SECONDS = 0.5  # between two looks at servers that are about to enter or to leave
 LONGEST_PAUSE_SECONDS = 10.0  # the watchdog of systemd wants to hear something
 SLOWEST_POLL_SECONDS = 120.0  # while AWS throttles
@@ -42,7 +42,7 @@ GONE = ("shutting-down", "terminated", "stopping", "stopped")
 
 @dataclass(frozen=True)
 class Settings:
-    """What fleetd is to do: the keys of its configuration file."""
+    """What the daemon is to do: the keys of its configuration file."""
 
     region: str
     backend: str
@@ -167,7 +167,7 @@ class Figures:
         return "\n".join([*lines, ""])
 
 
-class Fleetd:
+class Membership:
     """The loop. `read` is Instances.read, called in a thread of its own: AWS may be slow."""
 
     def __init__(
@@ -320,12 +320,12 @@ def foretell(
 
 
 def load(path: str) -> Settings:
-    """Return the settings of a configuration file; a mistyped one ends the process."""
+    """Return the settings of a configuration file; exit where it cannot be used."""
     try:
         given: Mapping[str, Any] = json.loads(Path(path).read_text())
         return Settings(**given)
     except (OSError, ValueError, TypeError) as error:
-        sys.exit(f"fleetd: {path}: {error}")
+        sys.exit(f"fleet-membership: {path}: {error}")
 
 
 def main() -> None:
@@ -343,7 +343,7 @@ def main() -> None:
     named = settings.aws_config_file
     config_file = aws_config(Path(named)) if named else None
     if named and not config_file:
-        sys.exit(f"fleetd: {named} is missing or has no profile")
+        sys.exit(f"fleet-membership: {named} is missing or has no profile")
     try:
         instances = Instances(settings, config_file, keep=not options.dry_run)
         if options.dry_run:
@@ -355,9 +355,9 @@ def main() -> None:
             print(json.dumps(told, indent=2))
             return
     except (aws.AwsError, HAProxyError) as error:
-        sys.exit(f"fleetd: {error}")
+        sys.exit(f"fleet-membership: {error}")
     begin_journal()
-    daemon = Fleetd(settings, haproxy, instances.read)
+    daemon = Membership(settings, haproxy, instances.read)
     if settings.metrics_port:
         serve_metrics(daemon.figures, settings.metrics_port)
     daemon.run(until_terminated())

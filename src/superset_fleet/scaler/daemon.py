@@ -430,7 +430,7 @@ def absentees(group: Group, mine: Mapping[str, Worker], known: set[str]) -> set[
 
 
 def has_tasks(worker: Worker) -> bool:
-    """Tell whether a worker has taken a task that has not ended."""
+    """Tell whether a worker has taken a task that is not finished."""
     return bool(worker.tasks or worker.taken)
 
 

@@ -1,6 +1,6 @@
-"""Ends what nobody else will end: jobs whose worker died, and jobs that no worker will ever take.
+"""fleet-watchdog: fails or repeats jobs whose worker died, and jobs that no worker will ever take.
 
-    superset-watchdog --time-limit 3660 --reruns 1
+    python -m superset_fleet.watchdog --time-limit 3660 --reruns 1
 
 Any number may run, one leads. It looks once a second at what the registry, the broker and the
 database say, and judges by what it saw itself without a break: a worker is gone when its heartbeat
@@ -234,7 +234,7 @@ class Watchdog:
         return True
 
     def _fail(self, case: Case, message: str) -> bool:
-        """End a job with an error; False where it has been taken or finished."""
+        """Fail a job; False where it has been taken or finished."""
         query_id = query_id_of(case.name)
         if query_id is None:
             done = self._fail_chart(case, message)

@@ -1,4 +1,4 @@
-"""fleetd on the load balancer: HAProxy has the machines of the group, and keeps them."""
+"""fleet-membership on the load balancer: HAProxy has the machines of the group, and keeps them."""
 
 import http.client
 
@@ -12,7 +12,7 @@ def names(told):
 
 
 def test_the_service_runs_and_starts_at_boot(host):
-    service = host.service("fleetd")
+    service = host.service("fleet-membership")
     assert service.is_running
     assert service.is_enabled
 
@@ -45,7 +45,7 @@ def test_servers_that_haproxy_lost_are_there_again(host, told):
 def test_the_metrics_are_at_the_private_port(fact):
     address, port = fact("haproxy_private_address"), fact("haproxy_stats_port")
     connection = http.client.HTTPConnection(address, port)
-    connection.request("GET", "/fleetd/metrics")
+    connection.request("GET", "/membership/metrics")
     metrics = connection.getresponse().read().decode()
     ready = f'superset_fleet_membership_servers{{state="ready"}} {len(fact("haproxy_servers"))}\n'
     assert ready in metrics
@@ -53,4 +53,4 @@ def test_the_metrics_are_at_the_private_port(fact):
 
 def test_the_credentials_are_for_root_only(host):
     with host.sudo():
-        assert host.file("/etc/fleetd/aws.ini").mode == 0o600
+        assert host.file("/etc/fleet/aws.ini").mode == 0o600

@@ -1,4 +1,4 @@
-"""Machines of the group come and go while users ask all the time, and fleetd follows."""
+"""Machines of the group come and go while users ask all the time, and fleet-membership follows."""
 
 import os
 
@@ -76,7 +76,7 @@ def test_a_machine_that_is_not_ready_is_not_let_in(cloud, web, servers, told):
     def waits():
         return [step["verb"] for step in told()["steps"] if step["server"] == web.name]
 
-    wait("fleetd sees that it is wanted and waits for it", lambda: waits() == ["wait"])
+    wait("the daemon sees that it is wanted and waits for it", lambda: waits() == ["wait"])
     assert web.name not in servers()
     web.run(f"rm {DRAINING}")
     wait("it is in use", lambda: servers().get(web.name))

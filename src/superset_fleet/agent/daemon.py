@@ -1,10 +1,10 @@
 """fleet-agent: lets a machine leave its auto-scaling group without losing what it works on.
 
-The machine's own metadata say when its group wants it to go. Then the units of its role are stopped
-as by hand, which ends what runs; meanwhile the group is told by heartbeats to wait, and at last
-that it need not. Everything is asked for again until it is done: a restart of this process begins
-anew, and where the cloud does not answer the end of its patience (the hook's time-out) ends the
-machine.
+The machine's own metadata say when its group wants it to go. The agent then stops the units of its
+role, as by hand, so that they finish what runs; meanwhile it tells the group by heartbeats to wait,
+and at last that it need not. It asks for everything again until it is done: an agent that restarts
+begins anew, and where the cloud does not answer, the group terminates the machine when the hook's
+time-out is over.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Agent:
         return bool({"active", "activating", "deactivating", "reloading"} & {*states})
 
     def _stopped(self, stopping: subprocess.Popen[str]) -> None:
-        """Say how the stop ended. Where systemd refused it, the machine goes anyway."""
+        """Say how the stop went. Where systemd refused it, the machine goes anyway."""
         assert stopping.stderr
         with stopping.stderr as said:
             reason = " ".join(said.read().split())
@@ -158,7 +158,3 @@ def main() -> None:
     options = parser.parse_args()
     begin_journal()
     Agent(Metadata(), options.units, options.config).run(until_terminated())
-
-
-if __name__ == "__main__":
-    main()

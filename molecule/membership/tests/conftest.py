@@ -1,4 +1,4 @@
-"""What fleetd is asked by the tests."""
+"""What fleet-membership is asked by the tests."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def told(host):
-    """What fleetd sees and would do now."""
+    """What it sees and would do now."""
 
     def told():
         with host.sudo():
