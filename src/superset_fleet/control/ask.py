@@ -76,7 +76,7 @@ def variables(hosts: str, names: list[str]) -> dict[str, dict[str, Any]]:
 
 def template(hosts: str, expression: str) -> dict[str, Any]:
     """Return the value of a Jinja expression on each host of the pattern. Raises AnsibleFailed."""
-    module = "superset_fleet.templating"
+    module = "superset_fleet.control.templating"
     values: dict[str, Any] = ask(sys.executable, "-m", module, hosts, expression)
     if not values:
         raise AnsibleFailed(NOBODY.format(hosts))

@@ -1,4 +1,6 @@
-"""The value of an expression on each host: python -m superset_fleet.templating PATTERN EXPRESSION.
+"""The value of an expression on each host.
+
+    python -m superset_fleet.control.templating PATTERN EXPRESSION
 
 By Ansible's own inventory, variables and templates, but in one process: the task `debug` would
 start one for each host, and takes twice as long. Prints JSON, value by host.
