@@ -110,7 +110,8 @@ def main() -> None:
     if missing:
         module.fail_json(
             msg=f"after {module.params['timeout']} s backend {backend}: {'; '.join(missing)}. See "
-            "journalctl --unit fleetd on this machine, and fleet-boot and superset-web on those",
+            "journalctl --unit fleet-membership on this machine, and --unit fleet-boot --unit "
+            "superset-web on those",
             servers=rotation,
         )
     module.exit_json(changed=False, servers=rotation)

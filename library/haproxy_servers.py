@@ -14,7 +14,7 @@ description:
     first and added then.
   - Runs on the machine of HAProxy, 2.6 or newer, as a user who may write to O(socket). The
     backend's C(balance) must be a dynamic one, such as C(leastconn), C(roundrobin), C(random).
-  - For machines whose number is changed by playbooks. Where C(fleetd) runs, it does this.
+  - For machines whose number is changed by playbooks. Where C(fleet-membership) runs, it does this.
 options:
   backend:
     description: Name of the backend.
@@ -117,6 +117,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.superset_fleet.files import holds, replace
 from ansible.module_utils.superset_fleet.membership import plan as membership
 from ansible.module_utils.superset_fleet.membership.haproxy import (
     SOCKET,
@@ -179,10 +180,10 @@ def main() -> None:
     def save() -> bool:
         """Bring the servers file up to date; return whether it was not."""
         text = membership.rendered(current)
-        if not servers_file or membership.holds(servers_file, text):
+        if not servers_file or holds(servers_file, text):
             return False
         if not module.check_mode:
-            membership.write(servers_file, text)
+            replace(servers_file, text, mode=0o644)
         return True
 
     try:

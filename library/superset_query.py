@@ -145,7 +145,7 @@ HANGS = {
     "running": (
         "a worker has taken it and has not ended it. Either it needs longer: give a longer"
         f" timeout; or its worker is gone ({WORKERS}) and the watchdog does not run, which would"
-        " have ended it: systemctl status superset-watchdog on the scheduler machines"
+        " have failed it: systemctl status fleet-watchdog on the scheduler machines"
     ),
 }
 # What to check, by a part of Superset's message.

@@ -22,6 +22,11 @@ options:
         description: Name of the unit, with or without C(.service).
         type: str
         required: true
+      replaces:
+        description:
+          - The name that it had before. A unit of that name is stopped, disabled and removed
+            before this one is started, so that never two of them run.
+        type: str
       enabled:
         description: Whether it starts at boot. Without it this is left as it is.
         type: bool
@@ -37,15 +42,10 @@ options:
       files:
         description:
           - What it reads when it starts. Of a directory its direct entries count too; its unit
-            file counts by itself.
+            file and the drop-ins of that count by themselves.
         type: list
         elements: path
         default: []
-      since:
-        description:
-          - A path that is as old as the running unit, as C(/run/NAME) is for a unit with a
-            C(RuntimeDirectory). Needed with O(units[].files).
-        type: path
 author:
   - The superset-fleet project
 """
@@ -58,7 +58,6 @@ EXAMPLES = r"""
         enabled: true
         ports: [8088]
         files: [/etc/superset, /opt/superset/venv]
-        since: /run/credentials/superset-web.service
   register: web
   notify: Restart superset-web # when: "'superset-web' in web.older"
 """
@@ -74,14 +73,22 @@ older:
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-PROPERTIES = ("ActiveState", "FragmentPath", "NeedDaemonReload", "UnitFileState")
+PROPERTIES = (
+    "ActiveState",
+    "DropInPaths",
+    "FragmentPath",
+    "InactiveExitTimestampMonotonic",
+    "NeedDaemonReload",
+    "UnitFileState",
+)
 
 
 @dataclass(frozen=True)
@@ -135,15 +142,20 @@ def listeners(module: AnsibleModule) -> list[Listener]:
     return found
 
 
-def strangers(found: Iterable[Listener], units: Mapping[str, list[int]]) -> list[str]:
-    """Return a sentence for each process that has a port which is meant for another unit."""
+def strangers(
+    found: Iterable[Listener], units: Mapping[str, list[int]], replaced: Collection[str] = ()
+) -> list[str]:
+    """Return a sentence for each process that has a port which is meant for another unit.
+
+    Units that are replaced have stopped before it is needed.
+    """
     owners = {port: unit for unit, ports in units.items() for port in ports}
     return [
         f"port {one.port} is needed by {owners[one.port]}, but process {one.process}"
         f" (pid {one.pid}{', ' + one.unit if one.unit else ''}) listens on it:"
         " stop that process, or give the role another port"
         for one in found
-        if one.port in owners and one.unit != owners[one.port]
+        if one.port in owners and one.unit not in {owners[one.port], *replaced}
     ]
 
 
@@ -177,6 +189,14 @@ def plan(current: Mapping[str, Unit], wanted: Mapping[str, Unit]) -> list[tuple[
     return steps
 
 
+def remove(module: AnsibleModule, name: str, path: str) -> None:
+    """Stop and disable a unit, and remove its file."""
+    done, _, said = module.run_command(["systemctl", "disable", "--now", "--", name])
+    if done:
+        module.fail_json(msg=f"stop {name}: {said.strip()}; see journalctl --unit {name} there")
+    Path(path).unlink()
+
+
 def entries(path: Path) -> list[Path]:
     """Return a path and, of a directory, what lies in it."""
     return [path, *(path.iterdir() if path.is_dir() else [])]
@@ -187,37 +207,55 @@ def newest(paths: Iterable[Path]) -> float:
     return max(os.lstat(entry).st_mtime for path in paths for entry in entries(path))
 
 
-def is_older(since: Path, paths: Iterable[Path]) -> bool:
-    """Return whether what runs since then started before one of the files was written."""
-    return since.exists() and newest(paths) > since.stat().st_mtime
+def started_at(known: Mapping[str, str]) -> float:
+    """Return when a unit that runs began to start, in seconds since 1970 by the clock of now.
+
+    systemd gives microseconds of the monotonic clock, so a step of the clock in between, as when a
+    machine boots, makes no unit older or younger.
+    """
+    age = time.monotonic() - int(known["InactiveExitTimestampMonotonic"]) / 1e6
+    return time.time() - age
+
+
+def is_older(known: Mapping[str, str], files: Iterable[str]) -> bool:
+    """Return whether a unit that runs started before what it reads was written. Raises OSError."""
+    of_systemd = [known["FragmentPath"], *known["DropInPaths"].split()]
+    return newest(map(Path, [*files, *of_systemd])) > started_at(known)
 
 
 def main() -> None:
     """Run the module."""
     options = {
         "name": {"type": "str", "required": True},
+        "replaces": {"type": "str"},
         "enabled": {"type": "bool"},
         "running": {"type": "bool", "default": True},
         "ports": {"type": "list", "elements": "int", "default": []},
         "files": {"type": "list", "elements": "path", "default": []},
-        "since": {"type": "path"},
     }
     units = {"type": "list", "elements": "dict", "required": True, "options": options}
     module = AnsibleModule(argument_spec={"units": units}, supports_check_mode=True)
     asked: dict[str, dict[str, Any]] = {full(unit["name"]): unit for unit in module.params["units"]}
+    former = [full(unit["replaces"]) for unit in asked.values() if unit["replaces"]]
+    known = show(module, [*asked, *former])
+    former = [name for name in former if known[name]["FragmentPath"]]
     if any(unit["ports"] for unit in asked.values()):
         ports = {name: unit["ports"] for name, unit in asked.items()}
-        if found := strangers(listeners(module), ports):
+        if found := strangers(listeners(module), ports, former):
             module.fail_json(msg="; ".join(found))
-    known = show(module, list(asked))
-    current = {name: state(each) for name, each in known.items()}
+    current = {name: state(known[name]) for name in [*asked, *former]}
     wanted = {name: Unit(unit["enabled"], unit["running"]) for name, unit in asked.items()}
     steps = plan(current, wanted)
     if not module.check_mode:
-        if any(each["NeedDaemonReload"] == "yes" for each in known.values()) or any(
-            not each["FragmentPath"] for each in known.values()
+        for name in former:
+            remove(module, name, known[name]["FragmentPath"])
+        if former or any(
+            known[name]["NeedDaemonReload"] == "yes"
+            or (wanted[name].running and not known[name]["FragmentPath"])
+            for name in asked
         ):
             module.run_command(["systemctl", "daemon-reload"], check_rc=True)
+            known = show(module, list(asked))
         for verb, name in steps:
             done, _, said = module.run_command(["systemctl", verb, "--", name])
             if done:
@@ -233,19 +271,17 @@ def main() -> None:
                         for verb, name in left
                     )
                 )
-    started = {name for verb, name in steps if verb == "start"}
     older = []
     for name, unit in asked.items():
-        if not unit["files"] or not unit["running"] or name in started:
+        if not (unit["files"] and unit["running"] and current[name].running):
             continue
         try:
-            fragment = [known[name]["FragmentPath"]] if known[name]["FragmentPath"] else []
-            if is_older(Path(unit["since"]), map(Path, [*unit["files"], *fragment])):
+            if is_older(known[name], unit["files"]):
                 older.append(unit["name"])
         except OSError as error:
             module.fail_json(msg=f"compare {name} with what it reads: {error}")
     module.exit_json(
-        changed=bool(steps or older),
+        changed=bool(former or steps or older),
         older=older,
         diff={
             "before": {name: vars(unit) for name, unit in current.items()},

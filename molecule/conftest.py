@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import testinfra
 from testinfra.host import Host
 
 from superset_fleet.control.ask import template
@@ -26,6 +27,14 @@ def facts_of(hosts: str) -> dict[str, Any]:
 def fact(host: Host) -> Callable[[str], Any]:
     """Read a variable as a play on this host would see it."""
     return facts_of(host.backend.hostname).__getitem__
+
+
+@pytest.fixture
+def schedulers(request: pytest.FixtureRequest) -> list[Host]:
+    """All machines of the group."""
+    inventory = request.config.option.ansible_inventory
+    hosts: list[Host] = testinfra.get_hosts(["ansible://scheduler"], ansible_inventory=inventory)
+    return hosts
 
 
 # Scenarios that count workers, or start and stop them themselves.

@@ -64,13 +64,17 @@ RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     # Roles
     ("roles/agent/**", (*IMAGE, "agent", "faults", "scale", "wake")),
     ("roles/celery_worker/**", (*IMAGE, "celery_worker", "faults", "reports", "scaler", "wake")),
-    ("roles/fleetd/**", (*DEPLOYED, "fleetd", "haproxy", "scale", "upgrade")),
-    ("roles/haproxy/**", (*DEPLOYED, "haproxy", "fleetd", "reports", "scale", "upgrade")),
+    ("roles/haproxy/**", (*DEPLOYED, "haproxy", "membership", "reports", "scale", "upgrade")),
+    ("roles/membership/**", (*DEPLOYED, "membership", "haproxy", "scale", "upgrade")),
     ("roles/postgres/**", (*DEPLOYED, "postgres", "faults", "superset", "warehouse")),
-    ("roles/redis/**", (*DEPLOYED, "redis", "faults", "scaler", "scheduler", "superset", "wake")),
-    ("roles/scaler/**", (*IMAGE, "scaler", "faults", "reports", "scheduler", "wake")),
+    (
+        "roles/redis/**",
+        (*DEPLOYED, "redis", "faults", "scaler", "scheduler", "superset", "wake", "watchdog"),
+    ),
+    ("roles/scaler/**", (*IMAGE, "scaler", "faults", "reports", "watchdog", "wake")),
     ("roles/scheduler/**", (*IMAGE, "scheduler", "faults", "reports", "scaler", "wake")),
     ("roles/superset_web/**", (*IMAGE, "superset_web", "agent", "haproxy", "scale")),
+    ("roles/watchdog/**", (*IMAGE, "watchdog", "faults", "wake")),
     ("roles/warehouse/**", (*DEPLOYED, "warehouse", "faults", "wake")),
     ("roles/**", ALL),  # common, fleet_package, superset: on every machine, or on most
     # Playbooks, modules and the package, where it is clear who uses them
@@ -79,7 +83,7 @@ RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("playbooks/canary.yml", (*CODE, "site", "upgrade")),
     ("playbooks/tasks/canary_query.yml", (*CODE, "site", "upgrade")),
     ("library/asg_replacement.py", (*CODE, "cloud", "site", "upgrade")),
-    ("library/haproxy_*.py", (*DEPLOYED, "fleetd", "haproxy", "scale", "upgrade")),
+    ("library/haproxy_*.py", (*DEPLOYED, "membership", "haproxy", "scale", "upgrade")),
     ("library/image_secrets.py", (*CODE, "bake", "site", "upgrade")),
     ("library/scaler_hold.py", (*DEPLOYED, "scaler", "upgrade")),
     ("library/warehouse_tables.py", (*DEPLOYED, "warehouse")),
@@ -90,11 +94,11 @@ RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("inventory/**", ALL),
     (
         "src/superset_fleet/control/cli.py",
-        (*DEPLOYED, "fleetd", "haproxy", "scaler", "celery_worker"),
+        (*DEPLOYED, "membership", "haproxy", "scaler", "celery_worker"),
     ),
     ("src/superset_fleet/control/status.py", DEPLOYED),
-    ("src/superset_fleet/machine/**", (*IMAGE, "agent", "celery_worker", "scale")),
-    ("src/superset_fleet/membership/**", (*DEPLOYED, "fleetd", "haproxy", "scale", "upgrade")),
+    ("src/superset_fleet/agent/**", (*IMAGE, "agent", "celery_worker", "scale")),
+    ("src/superset_fleet/membership/**", (*DEPLOYED, "membership", "haproxy", "scale", "upgrade")),
     ("src/**", ALL),
 )
 

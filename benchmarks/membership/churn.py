@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from superset_fleet.membership.daemon import Fleetd, Settings, Sight
+from superset_fleet.membership.daemon import Membership, Settings, Sight
 from tests.support.haproxy_server import BACKEND, OPTIONS, Balancer, Load, Web, balancer
 from tests.support.waiting import until
 
@@ -27,8 +27,8 @@ def endpoints(webs: dict[str, Web]) -> dict[str, str]:
     return {name: web.endpoint for name, web in webs.items()}
 
 
-def by_fleetd(haproxy: Balancer) -> Change:
-    """Let fleetd follow; AWS's answers are made here."""
+def by_daemon(haproxy: Balancer) -> Change:
+    """Let the daemon follow; AWS's answers are made here."""
     told = Sight({}, {})
     settings = Settings(
         region="",
@@ -39,17 +39,17 @@ def by_fleetd(haproxy: Balancer) -> Change:
         poll_seconds=0,
         directory=str(haproxy.directory),
     )
-    fleetd = Fleetd(settings, haproxy.api, lambda _: told)
+    daemon = Membership(settings, haproxy.api, lambda _: told)
 
     def change(webs: dict[str, Web], leaver: Web | None) -> None:
         nonlocal told
         told = Sight(endpoints(webs), {})
 
         def followed() -> bool:
-            fleetd.step()
+            daemon.step()
             return set(haproxy.api.servers()) == set(webs)
 
-        until(followed, "fleetd follows")
+        until(followed, "the daemon follows")
         if leaver:
             leaver.stop()
 
@@ -83,8 +83,8 @@ def by_stock_reload(haproxy: Balancer) -> Change:
 
 
 def by_kill(haproxy: Balancer) -> Change:
-    """As fleetd, but the leaver is gone before anybody knows."""
-    follow = by_fleetd(haproxy)
+    """As the daemon, but the leaver is gone before anybody knows."""
+    follow = by_daemon(haproxy)
 
     def change(webs: dict[str, Web], leaver: Web | None) -> None:
         if leaver:
@@ -104,7 +104,7 @@ def running(way: Callable[[Balancer], Change]) -> Iterator[tuple[Balancer, Chang
 def main(changes: int, users: int) -> None:
     """Measure, and print a table."""
     print("\n| way | changes | requests | failed | of which |\n|---|---|---|---|---|")
-    for way in (by_fleetd, by_reload, by_stock_reload, by_kill):
+    for way in (by_daemon, by_reload, by_stock_reload, by_kill):
         with running(way) as (haproxy, change):
             webs = {f"i-{number}": Web() for number in range(SERVERS)}
             change(webs, None)

@@ -1,4 +1,4 @@
-"""What fleetd costs with 1000 servers: calls of AWS's API, processor time, memory.
+"""What fleet-membership costs with 1000 servers: calls of AWS's API, processor time, memory.
 
     .venv/bin/python -m benchmarks.membership.thousand [polls [seconds between two polls]]
 
@@ -78,7 +78,7 @@ def main(polls: int, poll_seconds: float) -> None:
 
     servers = {one.id: f"{one.address}:{PORT}" for one in machines}
     with tempfile.TemporaryDirectory() as name, balancer(Path(name), servers=servers) as haproxy:
-        config_file, config = Path(name, "aws.ini"), Path(name, "fleetd.json")
+        config_file, config = Path(name, "aws.ini"), Path(name, "membership.json")
         config_file.write_text(CONFIG.format(f"http://127.0.0.1:{server.server_port}"))
         settings = Settings(
             region="us-east-1",
@@ -93,15 +93,15 @@ def main(polls: int, poll_seconds: float) -> None:
         )
         config.write_text(json.dumps(asdict(settings)))
         command = [sys.executable, "-m", "superset_fleet.membership", "--config", str(config)]
-        with subprocess.Popen(command) as fleetd:
+        with subprocess.Popen(command) as daemon:
             # The first poll asks for all addresses, and the second one for none.
-            until(lambda: CALLS["DescribeAutoScalingGroups"] > 1, "fleetd polls", 300)
-            before = processor_seconds(fleetd.pid)
+            until(lambda: CALLS["DescribeAutoScalingGroups"] > 1, "it polls", 300)
+            before = processor_seconds(daemon.pid)
             CALLS.clear()
-            until(lambda: CALLS["DescribeAutoScalingGroups"] >= polls, "fleetd polls", 3600)
-            used = processor_seconds(fleetd.pid) - before
-            now, most = status(fleetd.pid, "VmRSS"), status(fleetd.pid, "VmHWM")
-            fleetd.terminate()
+            until(lambda: CALLS["DescribeAutoScalingGroups"] >= polls, "it polls", 3600)
+            used = processor_seconds(daemon.pid) - before
+            now, most = status(daemon.pid, "VmRSS"), status(daemon.pid, "VmHWM")
+            daemon.terminate()
         assert haproxy.in_use() == servers
     print("\n| what | figure |\n|---|---|")
     print(f"| calls for {polls} polls | {dict(CALLS)} |")

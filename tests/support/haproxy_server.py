@@ -115,8 +115,8 @@ class WebHandler(BaseHTTPRequestHandler):
 def configuration(**inputs: Any) -> str:
     """Return the role's configuration, as on a machine."""
     given = {
-        "haproxy_membership": "fleetd",
-        "haproxy_fleetd_port": 8405,
+        "haproxy_membership": "daemon",
+        "haproxy_membership_port": 8405,
         "haproxy_check_path": "/ready",
         "haproxy_certificate": "",
         "haproxy_server_timeout_seconds": 20,
@@ -148,7 +148,7 @@ class Balancer:
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.port = directory, free_port()
-        self.private_port, self.workers_port, self.fleetd_port = (free_port() for _ in range(3))
+        self.private_port, self.workers_port, self.metrics_port = (free_port() for _ in range(3))
         self.socket = str(directory / "admin.sock")
         self.api = HAProxy(self.socket, BACKEND)
         self.servers_file = directory / "servers.cfg"
@@ -171,7 +171,7 @@ class Balancer:
         text = configuration(
             haproxy_stats_port=self.private_port,
             haproxy_workers_port=self.workers_port,
-            haproxy_fleetd_port=self.fleetd_port,
+            haproxy_membership_port=self.metrics_port,
         )
         text = re.sub(r"^    (log|chroot|user|group) /?\w.*\n", "", text, flags=re.MULTILINE)
         text = re.sub(r"^    log global\n", "", text, flags=re.MULTILINE)

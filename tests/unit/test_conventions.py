@@ -88,6 +88,12 @@ def test_unit_tests_are_in_directories_named_after_what_they_test() -> None:
     assert "guard" in names
 
 
+def test_what_hardens_services_is_on_each_machine_and_in_the_image_before_any_service() -> None:
+    assert load(GROUP_VARS / "fleet" / "images.yml")["fleet_image_roles"][0] == "common"
+    for roles in load(GROUP_VARS / "fleet" / "groups.yml")["fleet_roles"].values():
+        assert re.findall(r"\w+", str(roles))[0] == "common"
+
+
 @pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"default"}))
 def test_a_scenario_converges_by_the_playbook_of_its_name_or_else_by_one_of_its_own(
     scenario: str,

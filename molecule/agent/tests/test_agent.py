@@ -135,7 +135,7 @@ def test_a_scheduler_waits_for_the_lead_by_itself(
     newcomers: dict[str, Machine], groups: dict[str, Group]
 ) -> None:
     machine = newcomers["waits"]
-    units = "celery-beat superset-watchdog"
+    units = "celery-beat fleet-watchdog"
     wait(
         "its services run",
         lambda: set(machine.run(f"systemctl is-active {units}", check=False).split()) == {"active"},

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..files import replace
 from . import client as aws
 from .groups import Group, groups, lifecycle_of
 
@@ -86,10 +85,7 @@ class Memory:
         """Replace the kept answer, at once and for every reader."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".asg-")
-            with os.fdopen(handle, "w") as file:
-                file.write(json.dumps({"read_at": time.time(), "instances": instances}))
-            Path(name).replace(self.path)
+            replace(self.path, json.dumps({"read_at": time.time(), "instances": instances}))
         except OSError as error:
             raise aws.AwsError(
                 f"cannot keep the answer in {self.path}: {error.strerror}: set option cache_path"

@@ -134,9 +134,9 @@ def runs(worker: dict[str, Any]) -> str:
 
 
 def membership(arguments: argparse.Namespace) -> None:
-    """Show HAProxy's servers, and with --dry-run what fleetd would do now, and why."""
+    """Show HAProxy's servers, and with --dry-run what fleet-membership would do now, and why."""
     way = facts("haproxy_membership")["haproxy_membership"]
-    if way != "fleetd":
+    if way != "daemon":
         raise AnsibleFailed(
             f"haproxy_membership is {way}: HAProxy gets its servers from the inventory; see what a "
             "run would change: .venv/bin/ansible-playbook playbooks/haproxy.yml --check --diff"

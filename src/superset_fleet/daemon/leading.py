@@ -9,7 +9,7 @@ import redis
 from redis.exceptions import LockError
 
 from ..times import TIMES
-from .service import tell
+from .journal import tell
 
 
 class Lead:
@@ -18,6 +18,11 @@ class Lead:
     def __init__(self, client: Any, name: str, began: Callable[[], None]) -> None:
         self._lock = client.lock(name, timeout=TIMES.lead_seconds, blocking=False)
         self._began, self._held = began, False
+
+    @property
+    def status(self) -> str:
+        """Whether this process leads, in a word."""
+        return "leads" if self._held else "follows"
 
     def take(self) -> bool:
         """Return whether this process leads, trying to if nobody does. Raises RedisError."""

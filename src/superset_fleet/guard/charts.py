@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from flask import current_app
 from superset.async_events.async_query_manager import AsyncQueryManager
 from superset.utils import json
 
+from ..daemon.journal import tell
 from . import run
 from .context import EXTENSION
-
-log = logging.getLogger(__name__)
 
 
 class Events(AsyncQueryManager):  # type: ignore[misc]
@@ -32,4 +30,4 @@ class Events(AsyncQueryManager):  # type: ignore[misc]
         }
         registry = current_app.extensions[EXTENSION].registry
         if not registry.finish(job, str(token), event, streams):
-            log.warning("event=fenced job=%s reason=taken_or_finished", job)
+            tell("fenced", job=job, reason="taken_or_finished")

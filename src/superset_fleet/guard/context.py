@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 from redis import RedisError
 
+from ..daemon.journal import in_words, tell
 from ..state.registry import Registry
-
-log = logging.getLogger(__name__)
 
 EXTENSION = "superset_fleet_guard"  # its place in Flask's app.extensions
 
@@ -34,4 +32,4 @@ class Guard:
         try:
             self.registry.forget(job)
         except RedisError as error:
-            log.warning("event=not_forgotten job=%s reason=%r", job, error)
+            tell("not_forgotten", job=job, reason=in_words(error))

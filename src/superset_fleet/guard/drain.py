@@ -10,7 +10,6 @@ is no event loop, as without a broker.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -22,12 +21,11 @@ from celery.worker import state
 from celery.worker.consumer import Tasks
 from celery.worker.request import Request
 
+from ..daemon.journal import tell
 from ..roles import DRAINING, ROLES, WORKER
 from ..times import TIMES
 
 FILE = Path(os.environ.get("RUNTIME_DIRECTORY", ROLES[WORKER].directory), DRAINING)
-
-log = logging.getLogger(__name__)
 
 
 class Drain(StartStopStep):  # type: ignore[misc]
@@ -83,7 +81,7 @@ class Drain(StartStopStep):  # type: ignore[misc]
             consumer.task_consumer.consume()  # from those queues alone from which it does not yet
         if self._left != self.draining:
             self._left = self.draining
-            log.warning("event=%s", "left_queues" if self._left else "takes_tasks")
+            tell("left_queues" if self._left else "takes_tasks")
         if not self.draining:
             return
         for request in [*too_early(consumer), *without_process(consumer)]:

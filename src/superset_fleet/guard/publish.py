@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +13,12 @@ from kombu.utils import json
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..daemon.journal import in_words, tell
 from ..state import rows
 from ..state.jobs import job_name, query_id_of
 from ..state.records import Job
 from .context import Guard
 from .refusals import Refused, no_worker, unreachable
-
-log = logging.getLogger(__name__)
 
 
 def queue_name(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> str:
@@ -44,7 +42,7 @@ def admit(guard: Guard, task: Any, args: Any, kwargs: Any, options: dict[str, An
         empty = guard.registry.admit(queue, name, job, message, guard.wake)
     except RedisError as error:
         # Whether there is a worker is not known, and an outage must not become a larger one.
-        log.warning("event=unguarded job=%s reason=%r", name, error)
+        tell("unguarded", job=name, reason=in_words(error))
         return False
     if empty:
         raise Refused(no_worker(queue, empty, guard.wake), name, "no_worker")
@@ -72,7 +70,7 @@ def around(guard: Guard) -> Callable[[Any], Any]:
                         raise Refused(unreachable(error), name, "broker") from error
                     raise
             except Refused as refused:
-                tell(guard, refused)
+                report(guard, refused)
                 raise
 
         return apply_async
@@ -80,13 +78,13 @@ def around(guard: Guard) -> Callable[[Any], Any]:
     return annotation
 
 
-def tell(guard: Guard, refused: Refused) -> None:
+def report(guard: Guard, refused: Refused) -> None:
     """See to it that the refusal is told to the user and written into the query's row.
 
     Superset rolls back what it writes when sending fails, and words the error by itself; so in a
     request this is done when that is over (web/answers.py).
     """
-    log.warning("event=refused job=%s reason=%s", refused.job, refused.reason)
+    tell("refused", job=refused.job, reason=refused.reason)
     query_id = query_id_of(refused.job)
     if flask.has_request_context():
         flask.g.guard_refused = refused
@@ -97,4 +95,4 @@ def tell(guard: Guard, refused: Refused) -> None:
             with guard.app.app_context(), db.engine.begin() as connection:
                 rows.fail(connection, query_id, refused.message)
         except SQLAlchemyError as error:  # the watchdog fails the row
-            log.warning("event=not_failed job=%s reason=%r", refused.job, error)
+            tell("not_failed", job=refused.job, reason=in_words(error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import signal
 import threading
 import uuid
@@ -17,13 +16,12 @@ from celery.exceptions import SoftTimeLimitExceeded
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..daemon.journal import in_words, tell
 from ..state import rows
 from ..state.jobs import first, job_name, query_id_of
 from ..state.records import Run
 from ..times import TIMES
 from .context import Guard
-
-log = logging.getLogger(__name__)
 
 
 class Fenced(BaseException):
@@ -185,7 +183,7 @@ def run_query(guard: Guard, job: str, query_id: int, sql: str, work: Callable[[]
     with db.engine.begin() as connection:
         claim = rows.claim(connection, query_id)
     if claim is None:
-        log.warning("event=skipped job=%s reason=not_pending", job)
+        tell("skipped", job=job, reason="not_pending")
         return None
     try:
         return run_claimed(guard, job, query_id, claim, sql, work)
@@ -207,10 +205,10 @@ def fail_row(guard: Guard, job: str, query_id: int, claim: rows.Claim, error: Ex
         with db.engine.begin() as connection:
             failed = rows.fail(connection, query_id, message, rows.Row("running", claim.token))
     except SQLAlchemyError as outage:  # the watchdog will look what became of it
-        log.warning("event=not_failed job=%s reason=%r", job, outage)
+        tell("not_failed", job=job, reason=in_words(outage))
         return
     if failed:
-        log.warning("event=failed job=%s reason=%r", job, error)
+        tell("failed", job=job, reason=in_words(error))
         guard.forget(job)
 
 
@@ -227,7 +225,7 @@ def run_claimed(
             read_only = not claim.creates_table and is_read_only(sql, engine)
             guard.registry.take(job, Run(guard.worker, str(claim.token), read_only))
         except Exception as error:  # whoever looks for the run's record can do without
-            log.warning("event=unguarded job=%s reason=%r", job, error)
+            tell("unguarded", job=job, reason=in_words(error))
 
     def is_ours() -> bool:
         try:
@@ -248,7 +246,7 @@ def run_claimed(
             result = work()
             finished = current.finished
     except Fenced as fenced:
-        log.warning("event=fenced job=%s reason=%s", job, fenced)
+        tell("fenced", job=job, reason=fenced)
         return None
     if finished:  # else the watchdog looks what became of it
         guard.forget(job)
@@ -263,10 +261,10 @@ def run_chart(guard: Guard, job: str, metadata: Any, work: Callable[[], Any]) ->
         if guard.registry.finished(job) or not guard.registry.take(
             job, Run(guard.worker, token, read_only=True), instead=""
         ):
-            log.warning("event=skipped job=%s reason=taken_or_finished", job)
+            tell("skipped", job=job, reason="taken_or_finished")
             return None
     except RedisError as error:
-        log.warning("event=unguarded job=%s reason=%r", job, error)
+        tell("unguarded", job=job, reason=in_words(error))
 
     def is_ours() -> bool:
         try:

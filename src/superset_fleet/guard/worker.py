@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import socket
 import threading
@@ -23,13 +22,12 @@ from celery import signals
 from celery.worker import state
 from redis import RedisError
 
+from ..daemon.journal import in_words, tell
 from ..state.jobs import job_name
 from ..state.records import Finished, Worker
 from ..times import TIMES
 from .context import Guard
 from .drain import Drain
-
-log = logging.getLogger(__name__)
 
 # Of each queue's finished tasks so many durations are in a beat. A worker of a few slots finishes
 # no more between two looks of the scaler, unless they are so short that a sample of them will do.
@@ -118,9 +116,7 @@ class Heartbeat(threading.Thread):
                 self._lost = False
             except Exception as error:  # a worker that does not beat is taken for dead
                 if not self._lost:  # once for each outage
-                    log.warning(
-                        "event=heartbeat_lost worker=%s reason=%r", self._guard.worker, error
-                    )
+                    self._tell_lost(error)
                 self._lost = True
             self._wake.wait(TIMES.beat_seconds)
             self._wake.clear()
@@ -165,7 +161,10 @@ class Heartbeat(threading.Thread):
         try:
             self._guard.registry.leave(self._guard.worker, self._worker.queues)
         except RedisError as error:
-            log.warning("event=heartbeat_lost worker=%s reason=%r", self._guard.worker, error)
+            self._tell_lost(error)
+
+    def _tell_lost(self, error: Exception) -> None:
+        tell("heartbeat_lost", worker=self._guard.worker, reason=in_words(error))
 
 
 def beat_from(guard: Guard) -> None:

@@ -1,8 +1,8 @@
-"""fleetd: keeps the servers of the HAProxy on this machine in step with the auto-scaling groups.
+"""fleet-membership: keeps the servers of this machine's HAProxy in step with auto-scaling groups.
 
 Every few seconds it reads the whole truth, from AWS and from HAProxy, and does what leads from the
 one to the other (`membership.plan`), by HAProxy's Runtime API: without a reload, so no connection
-is cut. A newcomer must answer a probe before it gets requests; a leaver ends those that it has.
+is cut. A newcomer must answer a probe before it gets requests; a leaver finishes those that it has.
 
 What cannot be read is taken to be as it was: an error of AWS removes no server.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import threading
@@ -26,12 +25,15 @@ from typing import Any, NamedTuple
 
 from ..cloud import client as aws
 from ..cloud.discovery import VALUES, Cloud, Memory, Region
-from ..daemon.service import begin_journal, notify, tell, until_terminated
+from ..daemon.credentials import aws_config
+from ..daemon.journal import begin_journal, tell
+from ..daemon.loop import run, until_terminated
+from ..files import replace
 from . import plan as membership
 from .haproxy import SOCKET, HAProxy, HAProxyError, Server
 from .plan import WAITING, Action
 
-CONFIGURATION = "/etc/fleetd/fleetd.json"
+CONFIGURATION = "/etc/fleet/membership.json"
 LOOK_SECONDS = 0.5  # between two looks at servers that are about to enter or to leave
 LONGEST_PAUSE_SECONDS = 10.0  # the watchdog of systemd wants to hear something
 SLOWEST_POLL_SECONDS = 120.0  # while AWS throttles
@@ -40,7 +42,7 @@ GONE = ("shutting-down", "terminated", "stopping", "stopped")
 
 @dataclass(frozen=True)
 class Settings:
-    """What fleetd is to do: the keys of its configuration file."""
+    """What the daemon is to do: the keys of its configuration file."""
 
     region: str
     backend: str
@@ -129,6 +131,12 @@ class Figures:
     errors: int = 0  # of HAProxy
     answered_at: float = 0.0  # seconds since the epoch; 0: not yet
 
+    @property
+    def status(self) -> str:
+        """How many servers are ready, in words."""
+        ready = sum(server.state == "ready" for server in self.servers.values())
+        return f"{ready} of {self.wanted} servers are ready"
+
     def text(self) -> str:
         """Return the metrics in the format of Prometheus."""
         states = Counter(
@@ -159,7 +167,7 @@ class Figures:
         return "\n".join([*lines, ""])
 
 
-class Fleetd:
+class Membership:
     """The loop. `read` is Instances.read, called in a thread of its own: AWS may be slow."""
 
     def __init__(
@@ -178,15 +186,7 @@ class Fleetd:
 
     def run(self, terminated: Callable[[float], bool]) -> None:
         """Work until terminated tells so."""
-        state = "READY=1\n"
-        while True:
-            pause = self.step()
-            ready = sum(server.state == "ready" for server in self.figures.servers.values())
-            notify(f"{state}WATCHDOG=1\nSTATUS={ready} of {self.figures.wanted} servers are ready")
-            state = ""
-            if terminated(pause):
-                break
-        notify("STOPPING=1")
+        run(self.step, terminated, lambda: self.figures.status)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def step(self) -> float:
@@ -246,9 +246,7 @@ class Fleetd:
             current = self._haproxy.servers()
         self.figures.servers = current
         self.figures.steps = Counter(step.verb for step in steps)
-        text = membership.rendered(current)
-        if not membership.holds(settings.servers_file, text):
-            membership.write(settings.servers_file, text)
+        replace(settings.servers_file, membership.rendered(current), mode=0o644)
         doubted = frozenset(step.server for step in steps if step.verb == "keep")
         if doubted - self._doubted:
             self._due = 0.0  # ask about them at once
@@ -322,21 +320,12 @@ def foretell(
 
 
 def load(path: str) -> Settings:
-    """Return the settings of a configuration file; a mistyped one ends the process."""
+    """Return the settings of a configuration file; exit where it cannot be used."""
     try:
         given: Mapping[str, Any] = json.loads(Path(path).read_text())
         return Settings(**given)
     except (OSError, ValueError, TypeError) as error:
-        sys.exit(f"fleetd: {path}: {error}")
-
-
-def config_file(settings: Settings) -> Path | None:
-    """Return the AWS config file: the credential that systemd handed over, else its source."""
-    if not settings.aws_config_file:
-        return None
-    path = Path(settings.aws_config_file)
-    handed = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), path.name)
-    return handed if handed.is_absolute() else path
+        sys.exit(f"fleet-membership: {path}: {error}")
 
 
 def main() -> None:
@@ -351,8 +340,12 @@ def main() -> None:
     options = parser.parse_args()
     settings = load(options.config)
     haproxy = HAProxy(settings.socket, settings.backend)
+    named = settings.aws_config_file
+    config_file = aws_config(Path(named)) if named else None
+    if named and not config_file:
+        sys.exit(f"fleet-membership: {named} is missing or has no profile")
     try:
-        instances = Instances(settings, config_file(settings), keep=not options.dry_run)
+        instances = Instances(settings, config_file, keep=not options.dry_run)
         if options.dry_run:
             servers, steps = foretell(settings, haproxy, instances.read)
             told = {
@@ -362,9 +355,9 @@ def main() -> None:
             print(json.dumps(told, indent=2))
             return
     except (aws.AwsError, HAProxyError) as error:
-        sys.exit(f"fleetd: {error}")
+        sys.exit(f"fleet-membership: {error}")
     begin_journal()
-    daemon = Fleetd(settings, haproxy, instances.read)
+    daemon = Membership(settings, haproxy, instances.read)
     if settings.metrics_port:
         serve_metrics(daemon.figures, settings.metrics_port)
     daemon.run(until_terminated())

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import http.client
 import math
-import os
-import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 from .haproxy import HAProxy, HAProxyError, Server, Unreachable
@@ -172,22 +169,3 @@ def rendered(servers: Mapping[str, Server]) -> str:
         for name, server in sorted(servers.items())
         if server.state == "ready"
     )
-
-
-def holds(path: Path, text: str) -> bool:
-    """Tell whether a file has exactly this text. Raises OSError."""
-    try:
-        return path.read_text() == text
-    except FileNotFoundError:
-        return False
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file at once and for every reader. Raises OSError."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-        os.fchmod(file.fileno(), 0o644)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)

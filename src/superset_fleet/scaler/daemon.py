@@ -28,8 +28,10 @@ import redis
 
 from ..cloud import client as aws
 from ..cloud.metadata import Metadata, MetadataError
+from ..daemon.credentials import aws_config
+from ..daemon.journal import begin_journal, tell
 from ..daemon.leading import Lead
-from ..daemon.service import begin_journal, repeat, tell, until_terminated
+from ..daemon.loop import repeat, until_terminated
 from ..state import broker, facts
 from ..state.jobs import QUEUES
 from ..state.records import GroupReport, Hold, Report, Resize, Wake, Worker
@@ -141,30 +143,30 @@ class Scaler:
         self._trouble = self._unmeasured = ""  # what the cloud said last where it failed
         self._asleep: list[str] = []  # queues of groups without machines, in which nothing waits
 
-    def run(self, ended: Callable[[float], bool]) -> None:
-        """Tick until `ended`, which waits so many seconds at most, says so; then step down."""
+    def run(self, terminated: Callable[[float], bool]) -> None:
+        """Tick until `terminated`, which waits so many seconds at most; then step down."""
         repeat(
             self.tick,
             TIMES.scale_seconds,
-            lambda seconds: self._wait(seconds, ended),
+            lambda seconds: self._wait(seconds, terminated),
             (redis.RedisError,),
-            lambda: None,
+            lambda: self._lead.status,
         )
         self._lead.leave()
 
-    def _wait(self, seconds: float, ended: Callable[[float], bool]) -> bool:
-        """Wait until the next tick is due; return whether it is to end.
+    def _wait(self, seconds: float, terminated: Callable[[float], bool]) -> bool:
+        """Wait until the next tick is due; return whether this process is to stop.
 
         The first task for a group that has no machine is not kept waiting for that.
         """
         due = self._clock() + seconds
         while (left := due - self._clock()) > TIMES.asleep_look_seconds and self._asleep:
-            if ended(TIMES.asleep_look_seconds):
+            if terminated(TIMES.asleep_look_seconds):
                 return True
             with suppress(redis.RedisError):
                 if any(broker.waiting(self._tasks, self._asleep).values()):
                     return False
-        return ended(max(0.0, left))
+        return terminated(max(0.0, left))
 
     def tick(self) -> None:
         """Look, decide and act, if this is the one that leads. Raises RedisError."""
@@ -436,7 +438,7 @@ def absentees(group: Group, mine: Mapping[str, Worker], known: set[str]) -> set[
 
 
 def has_tasks(worker: Worker) -> bool:
-    """Tell whether a worker has taken a task that has not ended."""
+    """Tell whether a worker has taken a task that is not finished."""
     return bool(worker.tasks or worker.taken)
 
 
@@ -494,12 +496,6 @@ def metrics(report: GroupReport) -> dict[str, float]:
 
 
 # -- The process ----------------------------------------------------------------------------------
-def config_file() -> Path | None:
-    """Return the AWS config file that systemd handed over; None where there is none in it."""
-    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), "aws.ini")
-    return path if path.is_file() and path.read_text().startswith("[") else None
-
-
 def main() -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -514,7 +510,8 @@ def main() -> None:
         facts.redis_url(coordination, facts.BROKER), socket_timeout=2, socket_connect_timeout=2
     )
     # fleet-boot says so, on machines that a cloud has.
-    cloud = Cloud(Metadata(), config_file()) if os.environ.get("FLEET_INSTANCE") else None
+    config_file = aws_config(Path("/etc/fleet/aws.ini"))
+    cloud = Cloud(Metadata(), config_file) if os.environ.get("FLEET_INSTANCE") else None
     settings = Settings(
         options.slots, options.visibility_timeout, options.acceptable_wait, options.cooldown
     )

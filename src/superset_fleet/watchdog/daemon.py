@@ -1,6 +1,6 @@
-"""Ends what nobody else will end: jobs whose worker died, and jobs that no worker will ever take.
+"""fleet-watchdog: fails or repeats jobs whose worker died, and jobs that no worker will ever take.
 
-    superset-watchdog --time-limit 3660 --reruns 1
+    python -m superset_fleet.watchdog --time-limit 3660 --reruns 1
 
 Any number may run, one leads. It looks once a second at what the registry, the broker and the
 database say, and judges by what it saw itself without a break: a worker is gone when its heartbeat
@@ -28,8 +28,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from ..daemon.journal import begin_journal, in_words, tell
 from ..daemon.leading import Lead
-from ..daemon.service import begin_journal, in_words, repeat, tell, until_terminated
+from ..daemon.loop import repeat, until_terminated
 from ..state import broker, facts, rows
 from ..state.jobs import first, query_id_of, query_name
 from ..state.registry import PREFIX, Registry
@@ -95,9 +96,16 @@ class Watchdog:
         self._observed.restart()
         self._absent = frozenset()
 
-    def run(self, ended: Callable[[float], bool]) -> None:
-        """Tick until `ended`, which waits so many seconds at most, says so; then step down."""
-        repeat(self.tick, TIMES.watch_seconds, ended, OUTAGES, self._restart)
+    def run(self, terminated: Callable[[float], bool]) -> None:
+        """Tick until `terminated`, which waits so many seconds at most; then step down."""
+        repeat(
+            self.tick,
+            TIMES.watch_seconds,
+            terminated,
+            OUTAGES,
+            lambda: self._lead.status,
+            self._restart,
+        )
         self._lead.leave()
 
     def tick(self) -> None:
@@ -226,7 +234,7 @@ class Watchdog:
         return True
 
     def _fail(self, case: Case, message: str) -> bool:
-        """End a job with an error; False where it has been taken or finished."""
+        """Fail a job; False where it has been taken or finished."""
         query_id = query_id_of(case.name)
         if query_id is None:
             done = self._fail_chart(case, message)

@@ -29,7 +29,7 @@ from .users import User
 
 # Units.
 WORKER, BEAT = (ROLES[role].unit for role in ("celery_worker", "scheduler"))
-WATCHDOG = "superset-watchdog"
+WATCHDOG, SCALER = "fleet-watchdog", "fleet-scaler"
 # What separates a queue's name from the priority of its further lists.
 PRIORITY = "\x06\x16"
 

@@ -195,7 +195,7 @@ def test_what_is_gone_is_forgotten(aws: Aws, cloud: Cloud, tmp_path: Path) -> No
     (left,) = instances(discover(cloud, tmp_path))
     (kept,) = tmp_path.glob("superset-us-east-1-*.json")
     assert [row[0] for row in json.loads(kept.read_text())["instances"]] == [left.id]
-    assert list(tmp_path.glob(".asg-*")) == []
+    assert list(tmp_path.glob(".superset-*")) == []
 
 
 def test_an_unreadable_memory_is_no_memory(aws: Aws, cloud: Cloud, tmp_path: Path) -> None:

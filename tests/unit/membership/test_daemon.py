@@ -1,4 +1,4 @@
-"""fleetd between an AWS played by moto and a real HAProxy; instances are web servers."""
+"""fleet-membership between an AWS played by moto and a real HAProxy; instances are web servers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from superset_fleet.cloud.client import AwsError
 from superset_fleet.membership.daemon import (
     Figures,
-    Fleetd,
     Instances,
+    Membership,
     Settings,
     Sight,
     pause_after,
@@ -115,83 +115,83 @@ def settings(aws: Aws, haproxy: Balancer, group: Group, tmp_path: Path) -> Setti
         socket=haproxy.socket,
         directory=str(tmp_path),
         aws_config_file=str(aws.write_config(tmp_path / "aws.ini")),
-        metrics_port=haproxy.fleetd_port,
+        metrics_port=haproxy.metrics_port,
     )
 
 
 @pytest.fixture
-def fleetd(settings: Settings, haproxy: Balancer) -> Fleetd:
+def daemon(settings: Settings, haproxy: Balancer) -> Membership:
     return begin(settings, haproxy)
 
 
-def begin(settings: Settings, haproxy: Balancer) -> Fleetd:
+def begin(settings: Settings, haproxy: Balancer) -> Membership:
     instances = Instances(settings, Path(settings.aws_config_file))
-    return Fleetd(settings, haproxy.api, instances.read)
+    return Membership(settings, haproxy.api, instances.read)
 
 
-def work_until(fleetd: Fleetd, condition: Callable[[], object], what: str) -> None:
+def work_until(daemon: Membership, condition: Callable[[], object], what: str) -> None:
     def holds() -> object:
-        fleetd.step()
+        daemon.step()
         return condition()
 
     until(holds, what)
 
 
-def polled(fleetd: Fleetd, result: str = "ok", times: int = 3) -> None:
-    """Let fleetd ask AWS some more times."""
-    enough = fleetd.figures.polls[result] + times
-    work_until(fleetd, lambda: fleetd.figures.polls[result] >= enough, f"AWS said {result}")
+def polled(daemon: Membership, result: str = "ok", times: int = 3) -> None:
+    """Let the daemon ask AWS some more times."""
+    enough = daemon.figures.polls[result] + times
+    work_until(daemon, lambda: daemon.figures.polls[result] >= enough, f"AWS said {result}")
 
 
-def settled(fleetd: Fleetd, haproxy: Balancer, servers: dict[str, str]) -> None:
-    work_until(fleetd, lambda: haproxy.api.servers().keys() == servers.keys(), "as in the group")
+def settled(daemon: Membership, haproxy: Balancer, servers: dict[str, str]) -> None:
+    work_until(daemon, lambda: haproxy.api.servers().keys() == servers.keys(), "as in the group")
     assert haproxy.in_use() == servers
 
 
 # -- Members come and go --------------------------------------------------------------------------
-def test_haproxy_follows_the_group(fleetd: Fleetd, haproxy: Balancer, group: Group) -> None:
+def test_haproxy_follows_the_group(daemon: Membership, haproxy: Balancer, group: Group) -> None:
     for size in (2, 4, 3, 1):
         group.scale(size)
-        settled(fleetd, haproxy, group.instances())
+        settled(daemon, haproxy, group.instances())
         lines = [f"    server {name} {at}\n" for name, at in sorted(group.instances().items())]
         assert haproxy.servers_file.read_text() == "".join(lines)
 
 
 def test_a_newcomer_gets_no_request_before_it_is_ready(
-    fleetd: Fleetd, haproxy: Balancer, group: Group
+    daemon: Membership, haproxy: Balancer, group: Group
 ) -> None:
     group.scale(1)
-    settled(fleetd, haproxy, group.instances())
+    settled(daemon, haproxy, group.instances())
     first = set(group.webs)
     group.scale(2)
     (newcomer,) = (web for name, web in group.webs.items() if name not in first)
     newcomer.healthy = False
     with Load(haproxy.port) as load:
-        work_until(fleetd, lambda: newcomer.paths["/ready"] > 3, "the newcomer is probed")
+        work_until(daemon, lambda: newcomer.paths["/ready"] > 3, "the newcomer is probed")
         load.more()
         assert newcomer.paths["/page"] == 0
         newcomer.healthy = True
-        settled(fleetd, haproxy, group.instances())
+        settled(daemon, haproxy, group.instances())
         until(lambda: newcomer.paths["/page"], "the newcomer serves")
     assert load.failed == {}
 
 
 def test_a_leaver_finishes_its_requests(
-    fleetd: Fleetd, haproxy: Balancer, group: Group, aws: Aws
+    daemon: Membership, haproxy: Balancer, group: Group, aws: Aws
 ) -> None:
     group.scale(2)
-    settled(fleetd, haproxy, group.instances())
+    settled(daemon, haproxy, group.instances())
     leaver, stays = sorted(group.instances())
     web = group.webs[leaver]
     with Load(haproxy.port) as load:
         web.holding = True
         until(lambda: web.paths["/page"] > load.served[f"served by {web.endpoint}"], "it serves")
         aws.reply = told_to_leave(leaver)
-        work_until(fleetd, lambda: haproxy.api.servers()[leaver].state == "drain", "it drains")
-        polled(fleetd)
+        work_until(daemon, lambda: haproxy.api.servers()[leaver].state == "drain", "it drains")
+        polled(daemon)
         assert haproxy.api.servers()[leaver].sessions
         web.hold.set()
-        settled(fleetd, haproxy, {stays: group.instances()[stays]})
+        settled(daemon, haproxy, {stays: group.instances()[stays]})
     assert load.failed == {}
 
 
@@ -210,18 +210,18 @@ def told_to_leave(name: str) -> Callable[[str, dict[str, str], Callable[[], Repl
 
 
 def test_no_request_is_lost_while_the_group_changes(
-    fleetd: Fleetd, haproxy: Balancer, group: Group
+    daemon: Membership, haproxy: Balancer, group: Group
 ) -> None:
     group.scale(2)
-    settled(fleetd, haproxy, group.instances())
+    settled(daemon, haproxy, group.instances())
     with Load(haproxy.port) as load:
         for size in (5, 2, 6, 3, 1, 4):
             group.scale(size)
-            settled(fleetd, haproxy, group.instances())
+            settled(daemon, haproxy, group.instances())
             load.more()
             if size == 6:
                 haproxy.reload()
-                settled(fleetd, haproxy, group.instances())
+                settled(daemon, haproxy, group.instances())
     assert load.failed == {}
 
 
@@ -234,30 +234,30 @@ def failing(code: str) -> Callable[[str, dict[str, str], Callable[[], Reply]], R
     ("code", "result"), [("Throttling", "throttled"), ("InternalFailure", "error")]
 )
 def test_an_error_of_aws_changes_nothing(
-    fleetd: Fleetd, haproxy: Balancer, group: Group, aws: Aws, code: str, result: str
+    daemon: Membership, haproxy: Balancer, group: Group, aws: Aws, code: str, result: str
 ) -> None:
     group.scale(2)
-    settled(fleetd, haproxy, group.instances())
+    settled(daemon, haproxy, group.instances())
     before, text = haproxy.in_use(), haproxy.servers_file.read_text()
     aws.reply = failing(code)
     aws.calls.clear()
-    polled(fleetd, result)
-    assert len(aws.calls) == fleetd.figures.polls[result]  # no attempts besides
+    polled(daemon, result)
+    assert len(aws.calls) == daemon.figures.polls[result]  # no attempts besides
     assert haproxy.in_use() == before
     assert haproxy.servers_file.read_text() == text
 
 
 def test_a_newcomer_known_before_an_error_comes_in_all_the_same(
-    fleetd: Fleetd, haproxy: Balancer, group: Group, aws: Aws
+    daemon: Membership, haproxy: Balancer, group: Group, aws: Aws
 ) -> None:
     group.scale(1)
     (web,), known = group.webs.values(), group.instances()
     web.healthy = False
-    polled(fleetd)
+    polled(daemon)
     aws.reply = failing("InternalFailure")
-    polled(fleetd, "error")
+    polled(daemon, "error")
     web.healthy = True
-    settled(fleetd, haproxy, known)
+    settled(daemon, haproxy, known)
 
 
 def without_instances(operation: str, _: dict[str, str], answer: Callable[[], Reply]) -> Reply:
@@ -269,18 +269,18 @@ def without_instances(operation: str, _: dict[str, str], answer: Callable[[], Re
 
 
 def test_an_empty_answer_is_believed_when_ec2_says_the_same(
-    fleetd: Fleetd, haproxy: Balancer, group: Group, aws: Aws
+    daemon: Membership, haproxy: Balancer, group: Group, aws: Aws
 ) -> None:
     group.scale(3)
-    settled(fleetd, haproxy, group.instances())
+    settled(daemon, haproxy, group.instances())
     before = haproxy.in_use()
     aws.reply = without_instances
-    polled(fleetd)
+    polled(daemon)
     assert haproxy.in_use() == before
-    assert fleetd.figures.steps["keep"] == 3
+    assert daemon.figures.steps["keep"] == 3
     assert haproxy.servers_file.read_text().count("server") == 3
     group.scale(0)  # moto terminates at once
-    settled(fleetd, haproxy, {})
+    settled(daemon, haproxy, {})
 
 
 @pytest.mark.parametrize(
@@ -293,21 +293,23 @@ def test_the_more_aws_throttles_the_less_it_is_asked(
     assert least <= pause_after(poll, failures) <= most
 
 
-def test_one_call_for_each_poll(fleetd: Fleetd, haproxy: Balancer, group: Group, aws: Aws) -> None:
-    group.scale(3)
-    settled(fleetd, haproxy, group.instances())
-    aws.calls.clear()
-    before = fleetd.figures.polls["ok"]
-    polled(fleetd, times=5)
-    assert aws.calls == ["DescribeAutoScalingGroups"] * (fleetd.figures.polls["ok"] - before)
-
-
-# -- fleetd or HAProxy begin anew -----------------------------------------------------------------
-def test_a_new_fleetd_finds_everything_done(
-    fleetd: Fleetd, haproxy: Balancer, group: Group, aws: Aws, settings: Settings
+def test_one_call_for_each_poll(
+    daemon: Membership, haproxy: Balancer, group: Group, aws: Aws
 ) -> None:
     group.scale(3)
-    settled(fleetd, haproxy, group.instances())
+    settled(daemon, haproxy, group.instances())
+    aws.calls.clear()
+    before = daemon.figures.polls["ok"]
+    polled(daemon, times=5)
+    assert aws.calls == ["DescribeAutoScalingGroups"] * (daemon.figures.polls["ok"] - before)
+
+
+# -- Daemon or HAProxy begin anew ------------------------------------------------------------------
+def test_a_new_daemon_finds_everything_done(
+    daemon: Membership, haproxy: Balancer, group: Group, aws: Aws, settings: Settings
+) -> None:
+    group.scale(3)
+    settled(daemon, haproxy, group.instances())
     aws.calls.clear()
     another = begin(settings, haproxy)
     polled(another)
@@ -316,16 +318,16 @@ def test_a_new_fleetd_finds_everything_done(
 
 
 def test_a_haproxy_that_lost_its_servers_gets_them_again(
-    fleetd: Fleetd, haproxy: Balancer, group: Group
+    daemon: Membership, haproxy: Balancer, group: Group
 ) -> None:
     group.scale(2)
-    settled(fleetd, haproxy, group.instances())
+    settled(daemon, haproxy, group.instances())
     haproxy.stop()
-    fleetd.step()
-    assert fleetd.figures.errors
+    daemon.step()
+    assert daemon.figures.errors
     haproxy.servers_file.unlink()
     haproxy.start()
-    settled(fleetd, haproxy, group.instances())
+    settled(daemon, haproxy, group.instances())
 
 
 # -- The process ----------------------------------------------------------------------------------
@@ -343,11 +345,11 @@ def test_the_service_says_when_it_is_up_and_stops_when_told(
 ) -> None:
     group.scale(2)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "fleetd.notify"))
+        systemd.bind(str(tmp_path / "membership.notify"))
         systemd.settimeout(30)
         service = subprocess.Popen(
-            command(write_settings(settings, tmp_path / "fleetd.json")),
-            env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "fleetd.notify")},
+            command(write_settings(settings, tmp_path / "membership.json")),
+            env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "membership.notify")},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -368,7 +370,7 @@ def test_the_service_says_when_it_is_up_and_stops_when_told(
 def metric(haproxy: Balancer, name: str) -> str:
     """Return a value from HAProxy's private port."""
     connection = http.client.HTTPConnection("127.0.0.1", haproxy.private_port, timeout=30)
-    connection.request("GET", "/fleetd/metrics")
+    connection.request("GET", "/membership/metrics")
     lines = connection.getresponse().read().decode().splitlines()
     connection.close()
     start = f"superset_fleet_membership_{name} "
@@ -381,7 +383,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
     group.scale(1)
     haproxy.api.add("i-gone", "127.0.0.1:1", OPTIONS)
     files = sorted(tmp_path.iterdir())
-    config = write_settings(settings, tmp_path / "fleetd.json")
+    config = write_settings(settings, tmp_path / "membership.json")
     done = subprocess.run(command(config, "--dry-run"), check=True, capture_output=True, text=True)
     told = json.loads(done.stdout)
     ((name, address),) = group.instances().items()
@@ -404,7 +406,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"typo": 1}, "fleetd.json: .*unexpected keyword argument 'typo'"),
+        ({"typo": 1}, "membership.json: .*unexpected keyword argument 'typo'"),
         ({"aws_config_file": "/nonexistent/aws.ini"}, "/nonexistent/aws.ini is missing"),
         ({"socket": "/nonexistent/admin.sock"}, "nothing answers at /nonexistent/admin.sock"),
     ],
@@ -412,7 +414,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
 def test_what_is_wrong_is_said_in_one_line(
     settings: Settings, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
-    config = tmp_path / "fleetd.json"
+    config = tmp_path / "membership.json"
     config.write_text(json.dumps(vars(settings) | change))
     done = subprocess.run(command(config, "--dry-run"), capture_output=True, text=True)
     assert done.returncode == 1
@@ -429,10 +431,10 @@ def test_errors_are_said_once_until_they_are_gone(
         raise AwsError("region: no")
 
     unheard = HAProxy("/nonexistent/admin.sock", BACKEND)
-    fleetd = Fleetd(settings, unheard, lambda _: Sight({}, {}))
-    polled(fleetd)
+    daemon = Membership(settings, unheard, lambda _: Sight({}, {}))
+    polled(daemon)
     assert caplog.text.count("event=haproxy_error") == 1
-    polled(Fleetd(settings, unheard, read), "error", times=1)
+    polled(Membership(settings, unheard, read), "error", times=1)
     assert 'event=poll_error reason="region: no. The servers stay as they are"' in caplog.text
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from superset_fleet.files import replace
 from superset_fleet.membership.haproxy import Busy, HAProxy, HAProxyError, Server, Unreachable
-from superset_fleet.membership.plan import rendered, write
+from superset_fleet.membership.plan import rendered
 from tests.support.haproxy_server import OPTIONS, Balancer, Load, Web, balancer, join_script
 from tests.support.waiting import until
 
@@ -172,7 +173,7 @@ def test_a_reload_and_a_restart_begin_with_the_servers_of_the_moment(
     add(haproxy, "i-1", web.endpoint)
     add(haproxy, "i-2", "127.0.0.1:1")
     until(lambda: not haproxy.api.servers()["i-2"].up, "HAProxy sees that i-2 is down")
-    write(haproxy.servers_file, rendered(haproxy.api.servers()))
+    replace(haproxy.servers_file, rendered(haproxy.api.servers()))
     before = haproxy.api.servers()
     haproxy.reload()
     assert haproxy.api.servers() == before
@@ -183,7 +184,7 @@ def test_a_reload_and_a_restart_begin_with_the_servers_of_the_moment(
 
 
 def test_servers_from_the_file_can_go_and_come_again(haproxy: Balancer, web: Web) -> None:
-    write(haproxy.servers_file, f"    server i-1 {web.endpoint}\n")
+    replace(haproxy.servers_file, f"    server i-1 {web.endpoint}\n")
     haproxy.reload()
     haproxy.api.drain("i-1")
     haproxy.api.delete("i-1")
@@ -228,7 +229,7 @@ def test_nothing_but_servers_is_taken_from_the_file_of_servers() -> None:
 def test_without_an_answer_no_state_is_kept_and_haproxy_starts_all_the_same(
     haproxy: Balancer, web: Web
 ) -> None:
-    write(haproxy.servers_file, f"    server i-1 {web.endpoint}\n")
+    replace(haproxy.servers_file, f"    server i-1 {web.endpoint}\n")
     haproxy.join.SOCKET = "/nonexistent"
     haproxy.stop()
     haproxy.join.SOCKET = haproxy.socket
@@ -260,7 +261,7 @@ def test_no_request_is_lost_while_servers_come_and_go(haproxy: Balancer) -> None
 
 
 def test_no_request_is_lost_by_reloads(haproxy: Balancer, web: Web) -> None:
-    write(haproxy.servers_file, f"    server i-1 {web.endpoint}\n")
+    replace(haproxy.servers_file, f"    server i-1 {web.endpoint}\n")
     haproxy.reload()
     with Load(haproxy.port, users=16) as load:
         for _ in range(5):
@@ -271,7 +272,7 @@ def test_no_request_is_lost_by_reloads(haproxy: Balancer, web: Web) -> None:
 
 def test_the_load_notices_reloads_that_cut_connections(haproxy: Balancer, web: Web) -> None:
     """The counter-proof: HAProxy as it is without the role's option."""
-    write(haproxy.servers_file, f"    server i-1 {web.endpoint}\n")
+    replace(haproxy.servers_file, f"    server i-1 {web.endpoint}\n")
     written = haproxy.join.WRITTEN.read_text()
     haproxy.join.WRITTEN.write_text(written.replace("option idle-close-on-response", ""))
     haproxy.reload()

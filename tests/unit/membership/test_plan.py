@@ -1,12 +1,11 @@
 """The plan: what is and what is wanted in, the next steps and their reasons out."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
 from superset_fleet.membership.haproxy import Server
-from superset_fleet.membership.plan import holds, plan, rendered, unproven, write
+from superset_fleet.membership.plan import plan, rendered, unproven
 
 
 def address(number: int) -> str:
@@ -242,15 +241,3 @@ def test_only_servers_that_are_not_in_use_are_probed() -> None:
 def test_the_servers_file_has_those_in_use_only() -> None:
     current = has(2, 1, i_3=server(3, "drain"), i_4=server(4, "maint"))
     assert rendered(current) == "    server i-1 10.0.0.1:8088\n    server i-2 10.0.0.2:8088\n"
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    path = tmp_path / "servers.cfg"
-    assert not holds(path, "new\n")
-    write(path, "old\n")
-    with path.open() as open_before:
-        write(path, "new\n")
-        assert open_before.read() == "old\n"
-    assert holds(path, "new\n")
-    assert [one.name for one in tmp_path.iterdir()] == ["servers.cfg"]
-    assert path.stat().st_mode & 0o777 == 0o644

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,18 +117,35 @@ def test_a_worker_takes_from_all_queues_unless_its_machine_says_which(render: Re
     assert [line for line in unit if "--queues ${CELERY_WORKER_QUEUES}" in line]
 
 
+def hardened(unit: str) -> bool:
+    """Tell whether the drop-in counts for a unit: it lies at its name, or at how that begins."""
+    variables = yaml.safe_load((templates.ROLES / "common" / "vars" / "main.yml").read_text())
+    kind = unit.rpartition(".")[2]
+    names = [Path(path).name.removesuffix(f".{kind}.d") for path in variables["__common_hardened"]]
+    return any(
+        unit == f"{name}.{kind}" or (name.endswith("-") and unit.startswith(name)) for name in names
+    )
+
+
+SERVICES = {path.stem: path for path in templates.ROLES.glob("*/templates/*.service.j2")}
+
+
+# A browser has a sandbox of its own.
+@pytest.mark.parametrize("unit", sorted(SERVICES.keys() - {"superset-browser@.service"}))
+def test_what_hardens_services_is_said_once_for_all(unit: str, render: Render) -> None:
+    assert hardened(unit)
+    lines = [line for line in render("common", "hardening.conf.j2") if "=" in line]
+    directives = {line.partition("=")[0] for line in lines}
+    assert "NoNewPrivileges" in directives
+    assert {
+        line.partition("=")[0] for line in SERVICES[unit].read_text().splitlines()
+    } & directives == set()
+
+
 def test_a_browser_is_no_part_of_a_worker_s_sandbox(render: Render) -> None:
     browser = render("celery_worker", "superset-browser@.service.j2")
-    worker = render(
-        "celery_worker",
-        "celery-worker.service.j2",
-        celery_worker_concurrency=2,
-        celery_worker_pool_size=2,
-        celery_worker_max_overflow=2,
-        celery_worker_stop_timeout_seconds=3720,
-        celery_worker_queues=["sql_lab"],
-    )
-    assert "RestrictNamespaces=true" in worker
+    assert hardened("celery-worker.service") and not hardened("superset-browser@.service")
+    assert "RestrictNamespaces=true" in render("common", "hardening.conf.j2")
     assert "DynamicUser=true" in browser
     assert not [line for line in browser if "LoadCredential" in line or "no-sandbox" in line]
 
@@ -135,12 +153,12 @@ def test_a_browser_is_no_part_of_a_worker_s_sandbox(render: Render) -> None:
 @pytest.mark.parametrize(("policy", "timeout"), [("fail", 0), ("wake", 300)])
 def test_the_watchdog_has_the_limits_of_queries(render: Render, policy: str, timeout: int) -> None:
     unit = render(
-        "scheduler",
-        "superset-watchdog.service.j2",
+        "watchdog",
+        "fleet-watchdog.service.j2",
         superset_query_hard_timeout_seconds=3660,
-        superset_guard_reruns=1,
+        watchdog_reruns=1,
         superset_no_worker_policy=policy,
-        superset_worker_wake_timeout_seconds=300,
+        watchdog_wake_timeout_seconds=300,
     )
     assert "--time-limit 3660 --reruns 1 \\" in unit
     assert f"--wake-timeout {timeout}" in unit

@@ -58,7 +58,10 @@ def test_without_servers_it_is_ready_says_so_once_and_stops_cleanly(tmp_path: Pa
             states = [systemd.recv(100) for _ in range(4)]
             dog.send_signal(signal.SIGTERM)
             _, log = dog.communicate(timeout=30)
-    assert states == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+    assert [state.partition(b"Error")[0] for state in states] == [
+        b"READY=1\nWATCHDOG=1\nSTATUS=Connection",
+        *[b"WATCHDOG=1\nSTATUS=Connection"] * 3,
+    ]
     assert dog.returncode == 0
     assert log.count("\n") == 1 and log.startswith("event=trouble reason=")
     assert "secret" not in log

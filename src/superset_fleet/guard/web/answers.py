@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import flask
 
+from ...daemon.journal import tell
 from ...state import rows
 from ...state.jobs import query_id_of
 from ..refusals import Refused
-
-log = logging.getLogger(__name__)
 
 
 def tell_refusal(db: Any, events: Any, response: flask.Response) -> flask.Response:
@@ -29,10 +27,8 @@ def tell_refusal(db: Any, events: Any, response: flask.Response) -> flask.Respon
             db.session.rollback()  # nothing of this request may hold the row
             with db.engine.begin() as connection:
                 rows.fail(connection, query_id, refused.message)
-        except (
-            Exception
-        ):  # the user is told of the refusal all the same; the watchdog fails the row
-            log.exception("event=not_failed job=%s", refused.job)
+        except Exception as error:  # the user is told of the refusal; the watchdog fails the row
+            tell("not_failed", error, job=refused.job)
     if response.status_code < 400:
         return response  # who sent the task has coped without it
     job = chart_job(events, refused) if refused.job.startswith("chart:") else None
@@ -55,8 +51,8 @@ def chart_job(events: Any, refused: Refused) -> dict[str, Any] | None:
         job["job_id"] = refused.job.removeprefix("chart:")
         errors = rows.errors(refused.message)
         events.update_job(job, events.STATUS_ERROR, errors=errors)
-    except Exception:  # whatever it is, the user is told of the refusal
-        log.exception("event=not_told job=%s", refused.job)
+    except Exception as error:  # whatever it is, the user is told of the refusal
+        tell("not_told", error, job=refused.job)
         return None
     return job
 
@@ -75,8 +71,8 @@ def stop_waiting(db: Any, response: flask.Response) -> flask.Response:
         db.session.rollback()  # nothing of this request may hold the row
         with db.engine.begin() as connection:
             stopped = rows.stop(connection, client_id)
-    except Exception:  # then Superset's answer is the truth
-        log.exception("event=not_stopped client_id=%s", client_id)
+    except Exception as error:  # then Superset's answer is the truth
+        tell("not_stopped", error, client_id=client_id)
         return response
     # Its message finds a row that does not wait and is skipped; the watchdog forgets the job.
     return flask.jsonify(result="OK") if stopped else response

@@ -5,7 +5,6 @@ It is read from Redis at most once a second in each process, so many requests co
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -17,8 +16,6 @@ from redis import RedisError
 
 from ...state import records, registry
 from ...times import TIMES
-
-log = logging.getLogger(__name__)
 
 STATE_SECONDS = 1.0  # how long a state is shown before Redis is asked again
 
@@ -121,8 +118,7 @@ class Broker:
         """Return how many tasks wait in each queue; nothing where that cannot be told."""
         try:
             return self._lengths(names)
-        except (RedisError, OSError, kombu.exceptions.KombuError) as error:
-            log.debug("event=queues_not_counted reason=%r", error)
+        except (RedisError, OSError, kombu.exceptions.KombuError):
             return {}
 
     def _lengths(self, names: list[str]) -> dict[str, int]:

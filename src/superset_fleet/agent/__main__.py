@@ -1,0 +1,5 @@
+"""python -m superset_fleet.agent"""
+
+from .daemon import main
+
+main()
