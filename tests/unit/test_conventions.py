@@ -24,10 +24,21 @@ def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text()) or {}
 
 
+def specs(role: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the options of each entry point of a role."""
+    found = load(ROOT / "roles" / role / "meta" / "argument_specs.yml")["argument_specs"]
+    return {entry: spec["options"] for entry, spec in found.items()}
+
+
 def options(role: str) -> dict[str, dict[str, Any]]:
-    specs = load(ROOT / "roles" / role / "meta" / "argument_specs.yml")
-    found: dict[str, dict[str, Any]] = specs["argument_specs"]["main"]["options"]
-    return found
+    return {name: option for spec in specs(role).values() for name, option in spec.items()}
+
+
+def install_inputs() -> dict[str, dict[str, Any]]:
+    """Return what the install parts of all roles read."""
+    return {
+        name: option for role in ROLES for name, option in specs(role).get("install", {}).items()
+    }
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -60,25 +71,37 @@ def test_every_role_has_a_part_for_the_image_and_a_part_for_the_machine(role: st
     assert {"install.yml", "main.yml"} <= tasks or role == "fleet_package"
 
 
+def said(path: Path) -> str:
+    """Return what a file reads: of a template what stands in Jinja's brackets, and no comment."""
+    text = path.read_text()
+    return " ".join(re.findall(r"{[{%].*?[%}]}", text, re.DOTALL)) if path.suffix == ".j2" else text
+
+
 @pytest.mark.parametrize("role", ROLES)
-def test_a_machine_that_is_taken_at_its_word_lacks_no_change_of_a_variable(role: str) -> None:
-    """What an install part reads is in the fingerprint of what is installed."""
-    variables = load(GROUP_VARS / "fleet" / "images.yml")
-    of_install = re.compile(variables["fleet_install_variables"])
+def test_the_inputs_of_an_entry_point_are_the_variables_that_its_part_reads(role: str) -> None:
+    """So what is installed is known by its fingerprint, which is made of the inputs of install."""
     directory = ROOT / "roles" / role
     path = directory / "tasks" / "main.yml"
     main = path.read_text() if path.exists() else ""
     files = [*(directory / "tasks").iterdir(), *directory.glob("templates/*")]
-    # Of a template what stands in Jinja's brackets, and no comment.
-    text = "".join(
-        " ".join(re.findall(r"{[{%].*?[%}]}", path.read_text(), re.DOTALL))
-        if path.suffix == ".j2"
-        else path.read_text()
-        for path in files
-        if path.name != "main.yml" and path.name not in main
+    # What main.yml names belongs to it, all else to install.yml. What defaults and vars read they
+    # read for one of them.
+    parts = {
+        "install": [file for file in files if file.name != "main.yml" and file.name not in main],
+        "main": [file for file in files if file.name == "main.yml" or file.name in main],
+    }
+    beside = "".join(
+        said(file)
+        for file in (directory / "defaults/main.yml", directory / "vars/main.yml")
+        if file.exists()
     )
-    read = {name for name in options(role) if re.search(rf"\b{name}\b", text)}
-    assert {name for name in read if not of_install.match(name)} == set()
+    beside = re.sub(r"(?m)^\w+:", "", beside)
+    for entry, part in parts.items():
+        text = "".join(map(said, part))
+        read = {name for name in options(role) if re.search(rf"\b{name}\b", text)}
+        inputs = set(specs(role).get(entry, {}))
+        assert read <= inputs
+        assert all(re.search(rf"\b{name}\b", beside) for name in inputs - read)
 
 
 def test_unit_tests_are_in_directories_named_after_what_they_test() -> None:
@@ -220,12 +243,28 @@ def test_the_number_of_a_port_has_one_home() -> None:
     assert [number for number in numbers if len(re.findall(rf"\b{number}\b", text)) > 1] == []
 
 
+def read_by(names: set[str]) -> set[str]:
+    """Return variables and all that their values in group_vars and defaults are made of."""
+    files = [*GROUP_VARS.rglob("*.yml"), *(ROOT / "roles").glob("*/defaults/main.yml")]
+    values = {name: str(value) for path in files for name, value in load(path).items()}
+    known, wanted = set[str](), set(names)
+    while wanted:
+        known |= wanted
+        words = {word for name in wanted for word in re.findall(r"\w+", values.get(name, ""))}
+        wanted = (words & values.keys()) - known
+    return known
+
+
 def test_no_image_is_made_anew_because_a_machine_came_or_went() -> None:
-    of_image = re.compile(load(GROUP_VARS / "fleet" / "images.yml")["fleet_install_variables"])
-    known = load(GROUP_VARS / "topology.yml")
-    assert "scheduler_machines" in known
-    assert [name for name in known if of_image.match(name)] == []
-    assert of_image.match("superset_guard_enabled")
+    topology = load(GROUP_VARS / "topology.yml")
+    assert "scheduler_machines" in topology
+    assert read_by({*install_inputs()}) & {*topology} == set()
+    assert read_by({"superset_url"}) & {*topology} == {"haproxy_address"}
+    assert "superset_guard_enabled" in install_inputs()
+
+
+def test_no_secret_is_an_input_of_what_an_image_has() -> None:
+    assert [name for name, option in install_inputs().items() if option.get("no_log")] == []
 
 
 def test_all_python_is_in_files_that_linters_take_for_python() -> None:
