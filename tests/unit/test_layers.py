@@ -1,6 +1,7 @@
 """What of the package may import what, and what of it Ansible can ship."""
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -63,6 +64,21 @@ def test_root_files_import_nothing_of_the_package() -> None:
     assert set(files) == ROOT_FILES
     for path in files.values():
         assert [name for name in imports(path) if name[0] == "superset_fleet"] == []
+
+
+def test_what_is_imported_of_the_package_is_there() -> None:
+    """mypy does not miss a module, since some libraries have no types."""
+
+    def there(name: tuple[str, ...]) -> bool:
+        path = PACKAGE.parent.joinpath(*name)
+        if path.with_suffix(".py").is_file() or path.is_dir():
+            return True
+        module = path.parent.with_suffix(".py")
+        module = module if module.is_file() else path.parent / "__init__.py"
+        return module.is_file() and bool(re.search(rf"\b{name[-1]}\b", module.read_text()))
+
+    names = {name for path in PACKAGE.rglob("*.py") for name in imports(path)}
+    assert [name for name in names if name[0] == "superset_fleet" and not there(name)] == []
 
 
 def test_actors_import_the_ground_alone() -> None:

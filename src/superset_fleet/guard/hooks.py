@@ -11,7 +11,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import beat_init, task_postrun, worker_process_init, worker_ready
 from psycopg2.extras import wait_select
 
-from ..daemon.service import notify
+from ..daemon.loop import notify
 
 Mutator = Callable[[Any], object]  # changes Superset's application
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from units import Listener, Unit, full, is_older, parse, plan, state, strangers, unit_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SS = """\
 LISTEN 0 511 127.0.0.1:6379 0.0.0.0:* users:(("redis-server",pid=71,fd=6))
 LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=55,fd=4),("systemd",pid=1,fd=9))
