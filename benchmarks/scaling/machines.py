@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from superset_fleet.scaler.durations import NEWEST
+from superset_fleet.scaler.durations import COUNTED
 from superset_fleet.state.records import Finished
 
 from .loads import Task
@@ -96,7 +96,7 @@ class Group:
         self.cost = 0.0
         self.steps = 0
         self.finished = 0  # tasks
-        self.newest: deque[float] = deque(maxlen=NEWEST)  # seconds that these took
+        self.newest: deque[float] = deque(maxlen=COUNTED)  # seconds that these took
         # Processors used, and workers, each times seconds, since the last tick.
         self.cpu, self.cpu_seconds, self.cpu_since = 0.0, 0.0, 0.0
 

@@ -71,7 +71,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         self.set_options(var_options=variables, direct=kwargs)
         fleet, region = self.get_option("fleet"), self.get_option("region")
         try:
-            known = secrets.read(fleet, region, self.get_option("config_file"), terms)
+            known = secrets.read_secrets(fleet, region, self.get_option("config_file"), terms)
         except AwsError as error:
             raise AnsibleLookupError(f"the secrets of fleet {fleet}: {error}") from None
         missing = [f"{secrets_path(fleet)}/{term}" for term in terms if term not in known]

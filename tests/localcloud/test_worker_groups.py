@@ -12,18 +12,18 @@ import boto3
 import pytest
 
 from superset_fleet.cloud.client import AwsError
-from superset_fleet.scaler.groups import NAMESPACE, Cloud
+from superset_fleet.scaler.groups import NAMESPACE, CloudGroups
 from tests.localcloud.conftest import Group, LocalCloud
 
 NewGroup = Callable[..., Group]
 
 
 @pytest.fixture
-def scaled(cloud: LocalCloud) -> Cloud:
+def scaled(cloud: LocalCloud) -> CloudGroups:
     """The groups of a fleet, as a machine of it sees them."""
     me = SimpleNamespace(region="us-east-1", fleet="scaled")
     metadata: Any = SimpleNamespace(identity=lambda: me)
-    return Cloud(metadata, cloud.cloud.aws_config)
+    return CloudGroups(metadata, cloud.cloud.aws_config)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def workers(new_group: NewGroup) -> Group:
 
 
 def test_groups_are_told_with_sizes_tags_and_members(
-    scaled: Cloud, workers: Group, new_group: NewGroup
+    scaled: CloudGroups, workers: Group, new_group: NewGroup
 ) -> None:
     """DescribeAutoScalingGroups: Filters `tag:<key>`; AutoScalingGroup."""
     new_group()  # of another fleet
@@ -45,7 +45,7 @@ def test_groups_are_told_with_sizes_tags_and_members(
     assert all(one.in_service and not one.protected for one in told.machines)
 
 
-def test_a_group_gets_its_size(scaled: Cloud, workers: Group) -> None:
+def test_a_group_gets_its_size(scaled: CloudGroups, workers: Group) -> None:
     """SetDesiredCapacity."""
     scaled.groups()
     scaled.resize(workers.name, 5)
@@ -53,14 +53,16 @@ def test_a_group_gets_its_size(scaled: Cloud, workers: Group) -> None:
     assert len(workers.members()) == 5
 
 
-def test_a_size_out_of_bounds_is_refused_in_words(scaled: Cloud, workers: Group) -> None:
+def test_a_size_out_of_bounds_is_refused_in_words(scaled: CloudGroups, workers: Group) -> None:
     """SetDesiredCapacity: ValidationError."""
     scaled.groups()
     with pytest.raises(AwsError, match="7 is above max value 6"):
         scaled.resize(workers.name, 7)
 
 
-def test_a_protected_member_stays_when_its_group_shrinks(scaled: Cloud, workers: Group) -> None:
+def test_a_protected_member_stays_when_its_group_shrinks(
+    scaled: CloudGroups, workers: Group
+) -> None:
     """Use instance scale-in protection: "scale in ... does not terminate protected instances"."""
     scaled.groups()
     first, second, _ = workers.names()
@@ -73,7 +75,7 @@ def test_a_protected_member_stays_when_its_group_shrinks(scaled: Cloud, workers:
 
 
 def test_a_protected_member_that_is_unhealthy_or_terminated_by_hand_goes(
-    scaled: Cloud, workers: Group
+    scaled: CloudGroups, workers: Group
 ) -> None:
     """Use instance scale-in protection: what it does not protect from."""
     scaled.groups()
@@ -88,7 +90,7 @@ def test_a_protected_member_that_is_unhealthy_or_terminated_by_hand_goes(
 
 
 def test_who_is_not_in_service_or_not_in_the_group_is_not_protected(
-    scaled: Cloud, workers: Group, new_group: NewGroup
+    scaled: CloudGroups, workers: Group, new_group: NewGroup
 ) -> None:
     """SetInstanceProtection: the instances of the group that are in service."""
     scaled.groups()
@@ -101,7 +103,7 @@ def test_who_is_not_in_service_or_not_in_the_group_is_not_protected(
         scaled.protect(workers.name, new_group().names(), True)
 
 
-def test_metrics_are_taken(scaled: Cloud, workers: Group) -> None:
+def test_metrics_are_taken(scaled: CloudGroups, workers: Group) -> None:
     """PutMetricData."""
     scaled.groups()
     scaled.measured({workers.name: {"Backlog": 6.0, "BacklogPerSlot": 1.5}})

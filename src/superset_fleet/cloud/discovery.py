@@ -65,7 +65,7 @@ class Cloud(NamedTuple):
     profile: str | None = None
 
 
-class Memory:
+class LastAnswer:
     """The last answer of one region, in a file: source of known addresses and of last resort."""
 
     def __init__(self, directory: Path, cloud: Cloud, region: str) -> None:
@@ -95,7 +95,7 @@ class Memory:
 class Region:
     """One region of the fleet. Make it in the main thread, read it in any."""
 
-    def __init__(self, session: Any, cloud: Cloud, name: str, memory: Memory) -> None:
+    def __init__(self, session: Any, cloud: Cloud, name: str, memory: LastAnswer) -> None:
         self.cloud, self.name, self.memory = cloud, name, memory
         self.autoscaling, self.ec2 = (
             aws.client(session, service, name, cloud.endpoint_url)
@@ -107,7 +107,7 @@ class Region:
         with aws.explained(self.name, self.autoscaling.meta.endpoint_url):
             found_groups = groups(self.autoscaling, fleet=self.cloud.fleet)
             known = {instance.id: instance.address for instance in self.memory.instances}
-            found = [one for group in found_groups for one in members(group)]
+            found = [one for group in found_groups for one in instances_of_group(group)]
             leaving = {one.id for one in found if one.lifecycle == "terminating"}
             known |= self.addresses([one.id for one in found if one.id not in known], leaving)
             scaled = {group.role for group in found_groups}
@@ -170,7 +170,7 @@ class Region:
                 yield from reservation["Instances"]
 
 
-def members(group: Group) -> Iterable[Instance]:
+def instances_of_group(group: Group) -> Iterable[Instance]:
     """Yield the members of an auto-scaling group, still without address."""
     for one in group.members:
         yield Instance(one.id, group.role, group.name, "", one.zone, one.state, one.healthy)
@@ -188,7 +188,7 @@ def discover(cloud: Cloud, directory: Path, last_good: bool = False) -> list[Ans
         names = cloud.regions or [session.get_config_variable("region") or ""]
         if not all(names):
             raise aws.AwsError("no region: set option regions or AWS_REGION")
-        memories = [Memory(directory, cloud, name) for name in names]
+        memories = [LastAnswer(directory, cloud, name) for name in names]
         regions = [
             Region(session, cloud, name, memory)
             for name, memory in zip(names, memories, strict=True)

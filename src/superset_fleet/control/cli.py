@@ -19,7 +19,7 @@ from .status import (
     COORDINATION,
     SUPERSET_PYTHON,
     Host,
-    Unknown,
+    NotAnswered,
     address_of,
     ask_haproxy,
     ask_workers,
@@ -94,7 +94,7 @@ def tables(state: dict[str, Any], machines: Mapping[str, str]) -> str:
 
     `machines` says what the machine of an address is called.
     """
-    groups = scaling.by_queue(scaling.read(state["scaling"]))
+    groups = scaling.by_queue(scaling.scaling_of(state["scaling"]))
     heads = ("", "WORKER", "MACHINE", "SINCE", "SLOTS", "RUNS", "QUEUES")
     lines = [
         (
@@ -111,7 +111,7 @@ def tables(state: dict[str, Any], machines: Mapping[str, str]) -> str:
     heads_of_queues = ("", "QUEUE", "WORKERS", "SLOTS", "WAITING")
     queues = [
         (
-            "" if scaling.served(queue, groups.get(queue["name"])) else "!",
+            "" if scaling.has_takers(queue, groups.get(queue["name"])) else "!",
             queue["name"],
             *(str(queue[number]) for number in ("workers", "slots", "waiting")),
         )
@@ -152,12 +152,13 @@ def membership(arguments: argparse.Namespace) -> None:
     else:
         called = name_hosts(inventory().hosts)
         tables = (
-            f"{called.get(host, host)}\n{members(said, called)}" for host, said in told.items()
+            f"{called.get(host, host)}\n{membership_table(said, called)}"
+            for host, said in told.items()
         )
         print("\n\n".join(tables))
 
 
-def members(state: dict[str, Any], machines: Mapping[str, str]) -> str:
+def membership_table(state: dict[str, Any], machines: Mapping[str, str]) -> str:
     """Return one HAProxy's servers, and what would be done where that is known, as tables.
 
     `machines` says what the machine of a server is called.
@@ -195,8 +196,8 @@ def scale(arguments: argparse.Namespace) -> None:
     else:
         if arguments.dry_run:
             print("Nothing is done by this command. What the scaler decides, every two seconds:")
-        print(scaling.shown(scaling.read(said)))
-    if not scaling.read(said).leads:
+        print(scaling.shown(scaling.scaling_of(said)))
+    if not scaling.scaling_of(said).leads:
         sys.exit(1)
 
 
@@ -249,7 +250,7 @@ def drain_web(name: str, undo: bool, balancers: Sequence[Host]) -> None:
     seconds = sum(int(value) for value in patience.values()) + 30
 
     def look() -> dict[str, str]:
-        return {host.name: in_words(ask_haproxy(host).get(name)) for host in balancers}
+        return {host.name: state_in_words(ask_haproxy(host).get(name)) for host in balancers}
 
     tell_until(IN_ROTATION if undo else IDLE, look, name, seconds)
 
@@ -299,7 +300,7 @@ def worker_in_words(workers: Sequence[Mapping[str, Any]], host: str) -> str:
     return f"takes no more tasks, {tasks} not over yet" if tasks else NOTHING
 
 
-def in_words(server: Mapping[str, Any] | None) -> str:
+def state_in_words(server: Mapping[str, Any] | None) -> str:
     """Return what a server of HAProxy's does; None is one that it does not have."""
     if server is None:
         return IDLE
@@ -369,5 +370,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser().parse_args(arguments)
     try:
         chosen.run(chosen)
-    except (AnsibleFailed, Unknown) as error:
+    except (AnsibleFailed, NotAnswered) as error:
         sys.exit(f"fleet: {error}")

@@ -21,7 +21,9 @@ _lock = multiprocessing.get_context("fork").Lock()
 _PATIENCE = 60  # seconds; longer than a read takes, so whoever holds the lock then has died
 
 
-def read(fleet: str, region: str, config_file: str | None, wanted: Iterable[str]) -> dict[str, str]:
+def read_secrets(
+    fleet: str, region: str, config_file: str | None, wanted: Iterable[str]
+) -> dict[str, str]:
     """Return the secrets of a fleet by name: those below its `secrets_path`.
 
     AWS is asked when one of the wanted names is not among those that were read before.

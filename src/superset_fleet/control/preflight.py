@@ -16,7 +16,7 @@ from ..state.jobs import BROWSER_QUEUES, QUERY_QUEUES, QUEUES
 
 
 @dataclass(frozen=True)
-class Step:
+class Rung:
     """`lower` must stay at least `margin` seconds below `upper`, because of `reason`."""
 
     lower: str
@@ -28,67 +28,67 @@ class Step:
 # The timeout ladder. Where two parties wait for the same thing, the one that can say what
 # happened must give up first.
 LADDER = (
-    Step(
+    Rung(
         "superset_webserver_timeout_seconds",
         "superset_web_timeout_seconds",
         "a browser must give up before gunicorn ends the process that serves it",
     ),
-    Step(
+    Rung(
         "superset_web_timeout_seconds",
         "haproxy_server_timeout_seconds",
         "HAProxy must not cut a request that gunicorn still allows",
     ),
-    Step(
+    Rung(
         "haproxy_keepalive_seconds",
         "superset_web_keepalive_seconds",
         "HAProxy must let go of an idle connection before gunicorn closes it",
     ),
-    Step(
+    Rung(
         "haproxy_notice_seconds",
         "superset_web_drain_seconds",
         "a web server must go on serving until HAProxy has noticed that it stops",
     ),
-    Step(
+    Rung(
         "superset_web_drain_seconds",
         "superset_web_stop_timeout_seconds",
         "systemd must not end a web server before HAProxy has noticed that it stops",
     ),
-    Step(
+    Rung(
         "superset_web_graceful_timeout_seconds",
         "superset_web_stop_timeout_seconds",
         "systemd must not kill gunicorn while it ends its last requests",
     ),
-    Step(
+    Rung(
         "superset_query_timeout_seconds",
         "superset_query_hard_timeout_seconds",
         "a worker needs a minute to record that a query was too slow before it is killed",
         margin=60,
     ),
-    Step(
+    Rung(
         "superset_query_hard_timeout_seconds",
         "celery_worker_stop_timeout_seconds",
         "systemd must not kill a worker while it ends its last query",
     ),
-    Step(
+    Rung(
         "celery_worker_stop_timeout_seconds",
         "fleet_leave_longest_seconds",
         "a group must not end a machine whose worker ends its last query; AWS waits for 100 times"
         " fleet_leave_timeout_seconds, but for 48 hours at most",
         margin=60,
     ),
-    Step(
+    Rung(
         "superset_web_stop_timeout_seconds",
         "fleet_leave_timeout_seconds",
         "a group must not end a machine whose web server ends its last requests, even where no"
         " heartbeat reaches it",
         margin=60,
     ),
-    Step(
+    Rung(
         "superset_query_hard_timeout_seconds",
         "superset_visibility_timeout_seconds",
         "the broker must not hand a query that still runs to a second worker",
     ),
-    Step(
+    Rung(
         "superset_query_hard_timeout_seconds",
         "superset_results_ttl_seconds",
         "results must outlive the slowest query, or its user finds nothing",

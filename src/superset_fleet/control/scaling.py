@@ -28,7 +28,7 @@ class Scaling:
         return self.silent_seconds is not None and self.silent_seconds < REPORT_SILENT_SECONDS
 
 
-def read(said: Mapping[str, Any]) -> Scaling:
+def scaling_of(said: Mapping[str, Any]) -> Scaling:
     """Return what the module `celery_workers` tells of the scaler."""
     return Scaling(Report.read(said), said["silent_seconds"], said["hold"])
 
@@ -39,7 +39,7 @@ def by_queue(scaling: Scaling) -> dict[str, GroupReport]:
     return {queue: group for group in groups for queue in group.queues}
 
 
-def served(queue: Mapping[str, Any], group: GroupReport | None) -> bool:
+def has_takers(queue: Mapping[str, Any], group: GroupReport | None) -> bool:
     """Tell whether somebody takes a queue's tasks, or would be started to.
 
     `group` is the worker group that scales for it, None where no scaler says so.

@@ -31,7 +31,7 @@ from .tables import columns
 
 EVENTS = 8  # the newest that are shown
 STATS_SECONDS = 3.0  # for HAProxy's answer
-PAUSE_SECONDS = 2.0  # between two screens
+REFRESH_SECONDS = 2.0  # between two screens
 CLEAR = "\033[H\033[2J"  # the terminal
 BACKEND = "superset_web"
 # What a machine's variables say that are needed to ask the others. Each host sees its own.
@@ -49,7 +49,7 @@ SUPERSET_PYTHON = "{{ superset_python }}"
 Line = tuple[bool, list[str]]  # of a table: whether all is well, and the cells
 
 
-class Unknown(Exception):
+class NotAnswered(Exception):
     """One of those who were asked did not answer; the message says who, and what to do."""
 
 
@@ -117,7 +117,7 @@ def ask_cloud(known: Inventory) -> dict[str, Any]:
 
 
 def ask_haproxy(host: Host) -> dict[str, Any]:
-    """Return what a HAProxy says of its servers, by their names. Raises Unknown."""
+    """Return what a HAProxy says of its servers, by their names. Raises NotAnswered."""
     port, user, password = host.statistics
     where = f"http://{host.address}:{port}/;csv"
     key = base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -129,7 +129,7 @@ def ask_haproxy(host: Host) -> dict[str, Any]:
             text = answer.read().decode()
     except (OSError, http.client.HTTPException) as error:
         why = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise Unknown(
+        raise NotAnswered(
             f"HAProxy on {host.name} ({where}): {why}: is this machine in fleet_control, and "
             "haproxy running (systemctl status haproxy)?"
         ) from error
@@ -233,7 +233,7 @@ def servers_of(text: str) -> dict[str, Any]:
     }
 
 
-def standing(hosts: Iterable[Host]) -> list[dict[str, Any]]:
+def plain_machines(hosts: Iterable[Host]) -> list[dict[str, Any]]:
     """Return the machines of an inventory without a cloud in the form of instances."""
     return [
         {
@@ -262,7 +262,7 @@ def gather(known: Inventory | None = None) -> dict[str, Any]:
     def answer(ask: Callable[[], Any], nothing: Any) -> Any:
         try:
             return ask()
-        except (Unknown, aws.AwsError, AnsibleFailed) as error:
+        except (NotAnswered, aws.AwsError, AnsibleFailed) as error:
             gaps.append(str(error))
             return nothing
 
@@ -270,7 +270,7 @@ def gather(known: Inventory | None = None) -> dict[str, Any]:
         workers = pool.submit(answer, ask_workers, {"workers": [], "queues": [], "scaling": None})
         known = known or inventory()
         balancers = [host for host in known.hosts if host.statistics]
-        no_cloud = {"groups": [], "instances": standing(known.hosts), "events": []}
+        no_cloud = {"groups": [], "instances": plain_machines(known.hosts), "events": []}
         balanced = {
             host.name: pool.submit(answer, functools.partial(ask_haproxy, host), None)
             for host in balancers
@@ -387,7 +387,7 @@ def working(workers: Sequence[Mapping[str, Any]], address: str) -> tuple[str, bo
 def screen(state: Mapping[str, Any]) -> str:
     """Return the state as tables; a line that needs a look begins with an exclamation mark."""
     where = state["environment"] or "no cloud"
-    scaler = scaling.read(state["scaling"]) if state["scaling"] else None
+    scaler = scaling.scaling_of(state["scaling"]) if state["scaling"] else None
     groups = scaling.by_queue(scaler) if scaler else {}
     parts = [
         " ".join(filter(None, ["fleet", state["fleet"], f"({where})", state["at"]])),
@@ -451,7 +451,7 @@ def queue_line(queue: Mapping[str, Any], group: GroupReport | None) -> Line:
     """Return a queue, and the worker group that scales for it if a scaler says so."""
     cells = [queue["name"], *(str(queue[key]) for key in ("waiting", "taken", "workers", "slots"))]
     cells += [group.name, str(group.desired)] if group else ["-", "-"]
-    return scaling.served(queue, group), cells
+    return scaling.has_takers(queue, group), cells
 
 
 def event_line(event: Mapping[str, Any]) -> Line:
@@ -465,6 +465,6 @@ def watch(show: Callable[[], str]) -> None:
     try:
         while True:
             print(f"{CLEAR}{show()}", flush=True)
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(REFRESH_SECONDS)
     except KeyboardInterrupt:
         print()

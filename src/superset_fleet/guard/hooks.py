@@ -71,7 +71,7 @@ def notify_ready(**_: Any) -> None:
     notify("READY=1")
 
 
-def listen() -> None:
+def connect_signals() -> None:
     """Listen to Celery's signals.
 
     A beat that waits for the lock is as ready as the one that has it. So this comes before

@@ -76,7 +76,7 @@ def check_row(session: Any, *_: Any) -> None:
             current.finished = query.status not in rows.UNFINISHED
             if current.finished:
                 query.end_time = sqlalchemy.text(rows.MILLISECONDS)
-        query.changed_on = sqlalchemy.text(rows.NOW)
+        query.changed_on = sqlalchemy.text(rows.UTC_NOW)
 
 
 @contextmanager

@@ -44,11 +44,11 @@ def join(guard: Guard, app: Any) -> None:
     app.extensions[EXTENSION] = guard
     run.fence_rows(app)
     worker.beat_from(guard)
-    web.join(app, guard)
+    web.add_pages(app, guard)
 
 
 def listen(service: str) -> None:
     """Listen to Celery's signals, and in a worker to the time limit while PostgreSQL works."""
-    hooks.listen()
+    hooks.connect_signals()
     if service == "celery_worker":
         psycopg2.extensions.set_wait_callback(hooks.wait)

@@ -40,7 +40,7 @@ def jobs(requests: Iterable[Any]) -> list[str]:
     return [name for name in named if name]
 
 
-def queue_of(request: Any) -> str:
+def queue_of_task(request: Any) -> str:
     """Return the queue that a request came from: Celery's own queues are bound by their name."""
     return str((request.delivery_info or {}).get("routing_key") or "")
 
@@ -69,7 +69,7 @@ class Stopwatch:
         began = self._began.pop(task_id, None)
         if began is None:
             return
-        said = [queue_of(task.request), round(time.monotonic() - began, 3)]
+        said = [queue_of_task(task.request), round(time.monotonic() - began, 3)]
         with contextlib.suppress(OSError):
             os.write(self._writing, f"{json.dumps(said)}\n".encode())
 
@@ -144,7 +144,7 @@ class Heartbeat(threading.Thread):
             "active": jobs(active),
             "reserved": jobs(reserved - active),
             "draining": draining,
-            "taken": dict(Counter(queue_of(each) for each in active | reserved)),
+            "taken": dict(Counter(queue_of_task(each) for each in active | reserved)),
             "finished": self._stopwatch.read(),
         }
 

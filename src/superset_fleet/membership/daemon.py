@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cloud import client as aws
-from ..cloud.discovery import VALUES, Cloud, Memory, Region
+from ..cloud.discovery import VALUES, Cloud, LastAnswer, Region
 from ..daemon.credentials import aws_config
 from ..daemon.journal import begin_journal, tell
 from ..daemon.loop import run, until_terminated
@@ -80,7 +80,7 @@ class Instances:
         cloud = Cloud([settings.region], settings.fleet, [settings.role], config_file=config_file)
         with aws.explained(settings.region):
             session = aws.patient(config_file)
-            self._memory = Memory(Path(settings.directory), cloud, settings.region)
+            self._memory = LastAnswer(Path(settings.directory), cloud, settings.region)
             self._region = Region(session, cloud, settings.region, self._memory)
 
     def read(self, doubted: Collection[str] = ()) -> Sight:
@@ -319,7 +319,7 @@ def foretell(
     return current, steps
 
 
-def load(path: str) -> Settings:
+def read_settings(path: str) -> Settings:
     """Return the settings of a configuration file; exit where it cannot be used."""
     try:
         given: Mapping[str, Any] = json.loads(Path(path).read_text())
@@ -338,7 +338,7 @@ def main() -> None:
         help="print the servers, what would be done and why, as JSON, and do nothing",
     )
     options = parser.parse_args()
-    settings = load(options.config)
+    settings = read_settings(options.config)
     haproxy = HAProxy(settings.socket, settings.backend)
     named = settings.aws_config_file
     config_file = aws_config(Path(named)) if named else None

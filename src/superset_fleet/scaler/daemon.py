@@ -39,7 +39,7 @@ from ..state.registry import EVERY_GROUP, PREFIX, Registry
 from ..times import TIMES
 from .decide import Load, Memory, Policy, decide
 from .durations import Durations
-from .groups import CLOUD, STANDING, Cloud, Group, lives, machine_of, owners, standing
+from .groups import CLOUD, STANDING, CloudGroups, WorkerGroup, lives, machine_of, owners, standing
 
 STARTS = 5  # newest ones, whose median counts
 
@@ -123,7 +123,7 @@ class Scaler:
         self,
         registry: Registry,
         tasks: Any,
-        cloud: Cloud | None,
+        cloud: CloudGroups | None,
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -229,7 +229,7 @@ class Scaler:
         waiting = broker.waiting(self._tasks, queues)
         return {queue: number + late[queue] for queue, number in waiting.items()}
 
-    def _read_groups(self, at: float, workers: Mapping[str, Worker]) -> list[Group] | None:
+    def _read_groups(self, at: float, workers: Mapping[str, Worker]) -> list[WorkerGroup] | None:
         """Return the groups as of now; None where the cloud does not tell them."""
         if not self._cloud:
             return [standing(workers)]
@@ -265,7 +265,7 @@ class Scaler:
         )
 
     # -- Deciding and acting ----------------------------------------------------------------------
-    def _step(self, group: Group, sight: Sight, past: Past) -> GroupReport:
+    def _step(self, group: WorkerGroup, sight: Sight, past: Past) -> GroupReport:
         """Decide about a group and do it; return what is reported of it."""
         seen = self._see(group, sight, past)
         decision, memory = decide(seen.load, seen.policy, past.memory)
@@ -311,7 +311,7 @@ class Scaler:
             changed=past.changed,
         )
 
-    def _see(self, group: Group, sight: Sight, past: Past) -> Seen:
+    def _see(self, group: WorkerGroup, sight: Sight, past: Past) -> Seen:
         """Return what a group has to do, who does it, and what it may have."""
         queues = [queue for queue in group.queues if sight.owners[queue] == group.name]
         mine = {
@@ -356,8 +356,8 @@ class Scaler:
 
     def _acted(
         self,
-        cloud: Cloud,
-        group: Group,
+        cloud: CloudGroups,
+        group: WorkerGroup,
         busy: set[str],
         desired: int,
         past: Past,
@@ -389,9 +389,9 @@ class Scaler:
             past.refused = ""
         return size
 
-    def _measure(self, cloud: Cloud, at: float, reports: Iterable[GroupReport]) -> None:
+    def _measure(self, cloud: CloudGroups, at: float, reports: Iterable[GroupReport]) -> None:
         """Give the metrics to the cloud, once a minute."""
-        values = {report.name: metrics(report) for report in reports}
+        values = {report.name: group_metrics(report) for report in reports}
         if at < self._metrics_due or not values:
             return
         self._metrics_due = at + TIMES.metric_seconds
@@ -404,7 +404,7 @@ class Scaler:
             self._unmeasured = str(error)
 
 
-def in_the_way(group: Group, sight: Sight, policy: Policy) -> str:
+def in_the_way(group: WorkerGroup, sight: Sight, policy: Policy) -> str:
     """Return why a group's size is not changed, '' where it is."""
     hold = sight.holds.get(EVERY_GROUP) or sight.holds.get(group.name)
     held = f"held: {hold.reason}" if hold else ""
@@ -423,7 +423,7 @@ def without_instance(workers: Iterable[Worker]) -> str:
     )
 
 
-def absentees(group: Group, mine: Mapping[str, Worker], known: set[str]) -> set[str]:
+def absentees(group: WorkerGroup, mine: Mapping[str, Worker], known: set[str]) -> set[str]:
     """Return the machines in service that take no tasks and will take none by themselves.
 
     Their workers drain, or have not been heard for so long that they are lost. They count for
@@ -443,7 +443,7 @@ def has_tasks(worker: Worker) -> bool:
 
 
 def protections(
-    group: Group, busy: set[str], desired: int, idle_since: dict[str, float], at: float
+    group: WorkerGroup, busy: set[str], desired: int, idle_since: dict[str, float], at: float
 ) -> tuple[list[str], list[str]]:
     """Return which machines are to be protected from scale-in, and which no longer.
 
@@ -485,7 +485,7 @@ def wakes(reports: Iterable[GroupReport]) -> dict[str, Wake]:
     return said
 
 
-def metrics(report: GroupReport) -> dict[str, float]:
+def group_metrics(report: GroupReport) -> dict[str, float]:
     """Return a group's metrics: its tasks, and those for each slot of the machines that work.
 
     With no machine it is for one machine's slots, so that there is something to scale out on.
@@ -511,7 +511,7 @@ def main() -> None:
     )
     # fleet-boot says so, on machines that a cloud has.
     config_file = aws_config(Path("/etc/fleet/aws.ini"))
-    cloud = Cloud(Metadata(), config_file) if os.environ.get("FLEET_INSTANCE") else None
+    cloud = CloudGroups(Metadata(), config_file) if os.environ.get("FLEET_INSTANCE") else None
     settings = Settings(
         options.slots, options.visibility_timeout, options.acceptable_wait, options.cooldown
     )

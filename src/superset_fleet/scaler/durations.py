@@ -15,7 +15,7 @@ from .decide import Policy
 # A task counts until so many newer ones of its queue have ended; their median age is half of it.
 # Not for a time: after a quiet night the tasks of the evening are the best that is known, and in
 # the morning's rush the first seconds are enough to learn from.
-NEWEST = 50
+COUNTED = 50
 
 
 class Durations:
@@ -32,7 +32,7 @@ class Durations:
             for queue, (ended, newest) in worker.finished.items():
                 self._ended[life, queue] = ended
                 new = min(ended - before.get((life, queue), 0), len(newest))
-                known = self._newest.setdefault((worker.group, queue), deque(maxlen=NEWEST))
+                known = self._newest.setdefault((worker.group, queue), deque(maxlen=COUNTED))
                 known.extend(newest[len(newest) - new :])
 
     def seconds(self, group: str, backlog: Mapping[str, int], policy: Policy) -> float | None:

@@ -35,7 +35,7 @@ class Machine(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Group:
+class WorkerGroup:
     """Machines that serve the same queues."""
 
     name: str
@@ -54,14 +54,14 @@ class Group:
         return "" if self.max else "it may have no machine (its max is 0)"
 
 
-def worker_group(group: cloud.Group) -> Group:
+def worker_group(group: cloud.Group) -> WorkerGroup:
     """Return the worker group that an auto-scaling group is."""
     machines = [
         Machine(one.id, one.lifecycle == "in_service" and one.healthy, one.protected)
         for one in group.members
         if one.lifecycle != "terminating"
     ]
-    return Group(
+    return WorkerGroup(
         group.name,
         tuple(group.tags.get("queues", "").split()),
         group.tags.get("scaling", SCALER),
@@ -72,10 +72,10 @@ def worker_group(group: cloud.Group) -> Group:
     )
 
 
-def standing(lives: Mapping[str, Worker]) -> Group:
+def standing(lives: Mapping[str, Worker]) -> WorkerGroup:
     """Return the machines that no cloud has."""
     machines = tuple(Machine(name, in_service=True) for name in lives)
-    return Group(STANDING, (), "none", 0, MOST, len(machines), machines)
+    return WorkerGroup(STANDING, (), "none", 0, MOST, len(machines), machines)
 
 
 def machine_of(worker: Worker) -> str:
@@ -89,7 +89,7 @@ def lives(workers: Iterable[Worker], now: float) -> dict[str, Worker]:
     return {machine_of(worker): worker for worker in sorted(heard, key=lambda one: one.since)}
 
 
-def owners(groups: Iterable[Group]) -> dict[str, str]:
+def owners(groups: Iterable[WorkerGroup]) -> dict[str, str]:
     """Return which group's matter a queue is: of several the one that serves the fewest.
 
     The others take from it, too, but have machines for queues of their own. A group that cannot
@@ -107,7 +107,7 @@ def owners(groups: Iterable[Group]) -> dict[str, str]:
     return {queue: group.name for group in fewest for queue in group.queues}
 
 
-class Cloud:
+class CloudGroups:
     """The worker groups of the fleet that this machine is a part of.
 
     Every method raises AwsError, or MetadataError where the machine does not learn which fleet
@@ -120,7 +120,7 @@ class Cloud:
         self._autoscaling: Any = None
         self._cloudwatch: Any = None
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[WorkerGroup]:
         """Return the groups, in one call."""
         self._connect()
         with aws.explained(self._region):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy
 
-NOW = "(clock_timestamp() at time zone 'utc')"
+UTC_NOW = "(clock_timestamp() at time zone 'utc')"
 MILLISECONDS = "round(extract(epoch from clock_timestamp())::numeric * 1000, 3)"
 UNFINISHED = "pending", "running"
 ISSUE = {"code": 1035, "message": "Issue 1035 - Failed to start remote query on a worker."}
@@ -47,7 +47,7 @@ def claim(connection: Any, query_id: int) -> Claim | None:
     """Make a pending query a running one; None where it was not pending."""
     statement = sqlalchemy.text(
         f"update query set status = 'running', start_running_time = {MILLISECONDS},"
-        f" changed_on = {NOW} where id = :id and status = 'pending'"
+        f" changed_on = {UTC_NOW} where id = :id and status = 'pending'"
         " returning start_running_time, database_id, coalesce(select_as_cta, false)"
     )
     row = connection.execute(statement, {"id": query_id}).fetchone()
@@ -86,7 +86,7 @@ def retry(connection: Any, query_id: int, seen: Row) -> bool:
         return False
     statement = sqlalchemy.text(
         "update query set status = 'pending', start_running_time = null, progress = 0,"
-        f" changed_on = {NOW} where id = :id"
+        f" changed_on = {UTC_NOW} where id = :id"
     )
     connection.execute(statement, {"id": query_id})
     return True
@@ -101,7 +101,7 @@ def note(connection: Any, query_id: int, message: str, seen: Row) -> bool:
         return False
     extra = {**extra_of(connection, query_id), "progress": message}
     statement = sqlalchemy.text(
-        f"update query set extra_json = :extra, changed_on = {NOW} where id = :id"
+        f"update query set extra_json = :extra, changed_on = {UTC_NOW} where id = :id"
     )
     connection.execute(statement, {"id": query_id, "extra": json.dumps(extra)})
     return True
@@ -122,7 +122,7 @@ def fail(connection: Any, query_id: int, message: str, seen: Row | None = None) 
     extra = {**extra_of(connection, query_id), "errors": errors(message), "progress": None}
     statement = sqlalchemy.text(
         "update query set status = 'failed', error_message = :message, extra_json = :extra,"
-        f" tmp_table_name = null, end_time = {MILLISECONDS}, changed_on = {NOW} where id = :id"
+        f" tmp_table_name = null, end_time = {MILLISECONDS}, changed_on = {UTC_NOW} where id = :id"
     )
     values = {"id": query_id, "message": message, "extra": json.dumps(extra)}
     connection.execute(statement, values)
@@ -132,7 +132,7 @@ def fail(connection: Any, query_id: int, message: str, seen: Row | None = None) 
 def stop(connection: Any, client_id: str) -> bool:
     """Stop a query that waits; False where it does not wait any more."""
     statement = sqlalchemy.text(
-        f"update query set status = 'stopped', end_time = {MILLISECONDS}, changed_on = {NOW}"
+        f"update query set status = 'stopped', end_time = {MILLISECONDS}, changed_on = {UTC_NOW}"
         " where client_id = :client_id and status = 'pending'"
     )
     return bool(connection.execute(statement, {"client_id": client_id}).rowcount)

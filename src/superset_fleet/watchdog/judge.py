@@ -32,7 +32,7 @@ def judge(case: Case, limits: Limits) -> Decision | None:
         return None
     if case.status == "pending":
         if not served(case, limits):
-            return Decision("failed_no_worker", words.no_worker(case, limits))
+            return Decision("failed_no_worker", words.worker_missing(case, limits))
         if case.queue_silent and case.waited_seconds >= limits.wake_timeout_seconds:
             return Decision("failed_not_woken", words.not_woken(case))
         if case.orphan_seconds < TIMES.silent_seconds:

@@ -30,14 +30,14 @@ def not_run(case: Case) -> str:
     return "was not run again; nothing was changed by it"
 
 
-def last_seen(case: Case) -> str:
+def queue_last_seen(case: Case) -> str:
     """Return when a job's queue had a worker."""
     return shared.last_seen("" if case.queue_seen is None else f"at {clock(case.queue_seen)}")
 
 
-def no_worker(case: Case, limits: Limits) -> str:
+def worker_missing(case: Case, limits: Limits) -> str:
     """Return what a user is told whose query no worker will take."""
-    nobody = shared.nobody_takes(case.job.queue, last_seen(case), case.queue, limits.wakes)
+    nobody = shared.nobody_takes(case.job.queue, queue_last_seen(case), case.queue, limits.wakes)
     return (
         f"{nobody}, so this one {not_run(case)}. Run it again when a worker is back "
         f"{ADMINISTRATOR}."
@@ -55,7 +55,7 @@ def not_woken(case: Case) -> str:
         said = f"none was asked for: {wake.why}"
     return (
         f"No worker has taken queries from the queue '{case.job.queue}' within "
-        f"{case.waited_seconds:.0f} seconds ({last_seen(case)}; {said}), so this one "
+        f"{case.waited_seconds:.0f} seconds ({queue_last_seen(case)}; {said}), so this one "
         f"{not_run(case)}. Run it again when a worker is back {ADMINISTRATOR}."
     )
 

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from superset_fleet.control import cli
-from superset_fleet.control.cli import in_words, members, runs, tables, worker_in_words
+from superset_fleet.control.cli import (
+    membership_table,
+    runs,
+    state_in_words,
+    tables,
+    worker_in_words,
+)
 from superset_fleet.control.status import Host, Inventory, ask_haproxy
 from tests.support.haproxy_server import Balancer, Web, balancer
 from tests.support.waiting import until
@@ -103,7 +109,7 @@ def test_servers_of_haproxy_are_a_table_and_those_not_in_use_are_marked() -> Non
         SERVER | {"name": "i-2", "up": False},
         SERVER | {"name": "i-3", "state": "drain", "sessions": 4},
     ]
-    assert members({"servers": servers}, {"i-2": "superset_web 1"}).splitlines() == [
+    assert membership_table({"servers": servers}, {"i-2": "superset_web 1"}).splitlines() == [
         "   SERVER  MACHINE         ADDRESS        STATE  REQUESTS",
         "   i-1     -               10.0.0.1:8088  ready",
         "!  i-2     superset_web 1  10.0.0.1:8088  down",
@@ -113,19 +119,19 @@ def test_servers_of_haproxy_are_a_table_and_those_not_in_use_are_marked() -> Non
 
 def test_what_would_be_done_stands_below_with_its_reason() -> None:
     step = {"verb": "drain", "server": "i-1", "reason": "is Terminating:Wait in its group"}
-    shown = members({"servers": [SERVER], "steps": [step]}, {})
+    shown = membership_table({"servers": [SERVER], "steps": [step]}, {})
     assert shown.splitlines()[3:] == [
         "  WOULD  SERVER  WHY",
         "  drain  i-1     is Terminating:Wait in its group",
     ]
-    nothing = members({"servers": [SERVER], "steps": []}, {})
+    nothing = membership_table({"servers": [SERVER], "steps": []}, {})
     assert nothing.endswith("\n\nAll is as wanted: nothing would be done.")
 
 
 def seen(haproxy: Balancer, server: str) -> str:
     """What HAProxy tells of a server at this moment, in words."""
     host = Host("haproxy-1", "127.0.0.1", ["haproxy"], [haproxy.private_port, "admin", "secret"])
-    return in_words(ask_haproxy(host).get(server))
+    return state_in_words(ask_haproxy(host).get(server))
 
 
 def test_a_server_is_idle_only_after_its_last_request(tmp_path: Path) -> None:
@@ -147,7 +153,7 @@ def test_a_server_is_idle_only_after_its_last_request(tmp_path: Path) -> None:
 
 
 def test_a_server_that_haproxy_does_not_have_serves_nothing() -> None:
-    assert in_words(None) == "serves nothing"
+    assert state_in_words(None) == "serves nothing"
 
 
 # -- What a worker does for who drains it ---------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from superset_fleet.control import status
-from superset_fleet.control.status import Host, Inventory, Unknown
+from superset_fleet.control.status import Host, Inventory, NotAnswered
 from tests.support.aws_server import REGION, Aws, Reply, ec2_error, serve
 
 # What HAProxy 2.6 says, less the columns that nobody reads.
@@ -125,9 +125,9 @@ def test_haproxy_tells_how_its_servers_are(haproxy: Host) -> None:
 
 def test_a_haproxy_that_does_not_answer_is_named_with_what_to_do(haproxy: Host) -> None:
     wrong = haproxy._replace(statistics=[haproxy.statistics[0], "admin", "other"])
-    with pytest.raises(Unknown, match=r"HAProxy on haproxy-1 .*fleet_control"):
+    with pytest.raises(NotAnswered, match=r"HAProxy on haproxy-1 .*fleet_control"):
         status.ask_haproxy(wrong)
-    with pytest.raises(Unknown, match="refused"):
+    with pytest.raises(NotAnswered, match="refused"):
         status.ask_haproxy(haproxy._replace(statistics=[1, "admin", "secret"]))
 
 
@@ -322,7 +322,7 @@ def test_machines_that_no_cloud_has_are_shown_as_the_inventory_has_them() -> Non
     hosts = [Host("vm-1", "192.0.2.1", ["celery_worker", "superset_web"], [])]
     up = {"vm-1": {"state": "up", "check": "L7OK 200", "requests": 0}}
     shown = status.screen(
-        state(environment="", fleet="", instances=status.standing(hosts), haproxy={"lb": up})
+        state(environment="", fleet="", instances=status.plain_machines(hosts), haproxy={"lb": up})
     )
     assert not marked(shown)
     assert "superset_web 1, celery_worker 1" in shown

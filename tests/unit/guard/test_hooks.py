@@ -74,7 +74,7 @@ def test_beat_goes_on_while_it_looks_for_due_reports() -> None:
 @pytest.fixture
 def listening() -> Iterator[None]:
     """Receivers that listen, as long as a test runs."""
-    hooks.listen()
+    hooks.connect_signals()
     yield
     for signal in (signals.worker_process_init, signals.beat_init):
         signal.disconnect(hooks.disconnect_teardown)
@@ -159,7 +159,7 @@ def test_a_query_that_finishes_is_not_cancelled(monkeypatch: pytest.MonkeyPatch)
 def test_workers_alone_hear_the_time_limit_while_postgresql_works(
     monkeypatch: pytest.MonkeyPatch, service: str, waits: bool
 ) -> None:
-    monkeypatch.setattr(hooks, "listen", lambda: None)
+    monkeypatch.setattr(hooks, "connect_signals", lambda: None)
     try:
         setup.listen(service)
         assert (psycopg2.extensions.get_wait_callback() is hooks.wait) is waits

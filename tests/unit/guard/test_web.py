@@ -15,7 +15,7 @@ import sqlalchemy
 
 from superset_fleet.guard.refusals import Refused
 from superset_fleet.guard.web import answers, banner, metrics, pages, queues
-from superset_fleet.guard.web.queues import QueueState, State, Unknown
+from superset_fleet.guard.web.queues import QueueState, QueuesUnknown, State
 from superset_fleet.state import registry as guard
 from superset_fleet.state.records import Queue, Wake, Worker
 from superset_fleet.state.registry import Registry
@@ -47,7 +47,7 @@ def closed_url() -> str:
 def client(state: Callable[[], State]) -> Any:
     """A client of the pages alone, where charts are not run by workers."""
     app = flask.Flask(__name__)
-    app.register_blueprint(pages.pages(state, lambda: ["sql_lab"]))
+    app.register_blueprint(pages.routes(state, lambda: ["sql_lab"]))
     return app.test_client()
 
 
@@ -84,7 +84,7 @@ def test_a_queue_s_state_is_that_of_its_workers(
 def test_the_state_names_asked_queues_and_those_that_ever_had_a_worker(registry: Registry) -> None:
     registry.beat("worker@vm-7#1", WORKER)
     registry.decided("rerun")
-    state = queues.look(registry, ["reports"], lambda names: dict.fromkeys(names, 3))
+    state = queues.look_at_queues(registry, ["reports"], lambda names: dict.fromkeys(names, 3))
     assert sorted(state.queues) == ["charts", "reports", "sql_lab"]
     assert state.queues["reports"] == QueueState(waiting=3)
     queue = state.queues["sql_lab"]
@@ -109,7 +109,7 @@ def test_the_state_says_whether_a_worker_is_started_and_since_when(
 ) -> None:
     asked = registry.now() - 30
     registry.wakes({"sql_lab": replace(wake, since=asked)} if wake else {})
-    queue = queues.look(registry, ["sql_lab"], uncounted, wake=True).queues["sql_lab"]
+    queue = queues.look_at_queues(registry, ["sql_lab"], uncounted, wake=True).queues["sql_lab"]
     assert queue.wakes is wakes
     assert queue.starting_seconds == (pytest.approx(30, abs=10) if starts else None)
 
@@ -117,13 +117,13 @@ def test_the_state_says_whether_a_worker_is_started_and_since_when(
 def test_no_worker_is_being_started_as_soon_as_one_is_there(registry: Registry) -> None:
     registry.beat("worker@vm-7#1", WORKER)
     registry.wakes({"sql_lab": SAYS})
-    queue = queues.look(registry, ["sql_lab"], uncounted, wake=True).queues["sql_lab"]
+    queue = queues.look_at_queues(registry, ["sql_lab"], uncounted, wake=True).queues["sql_lab"]
     assert (queue.workers, queue.starting_seconds) == (1, None)
 
 
 def test_where_nobody_waits_for_workers_nothing_is_said_of_their_start(registry: Registry) -> None:
     registry.wakes({"sql_lab": SAYS})
-    assert queues.look(registry, ["sql_lab"], uncounted).queues["sql_lab"] == QueueState()
+    assert queues.look_at_queues(registry, ["sql_lab"], uncounted).queues["sql_lab"] == QueueState()
 
 
 def test_a_silent_worker_offers_nothing(registry: Registry) -> None:
@@ -131,7 +131,7 @@ def test_a_silent_worker_offers_nothing(registry: Registry) -> None:
     then = registry.now() - TIMES.silent_seconds - 1
     for key in (guard.WORKERS, "guard:queue:sql_lab"):
         registry.redis.zadd(key, {"worker@vm-7#1": then})
-    queue = queues.look(registry, ["sql_lab"], uncounted).queues["sql_lab"]
+    queue = queues.look_at_queues(registry, ["sql_lab"], uncounted).queues["sql_lab"]
     assert (queue.workers, queue.slots, queue.active) == (0, 0, 0)
 
 
@@ -140,13 +140,13 @@ def test_nothing_is_called_empty_while_workers_come_back_to_a_restarted_redis(
 ) -> None:
     later = registry.up_seconds() + 60
     monkeypatch.setattr(queues, "TIMES", replace(TIMES, redis_start_seconds=later))
-    with pytest.raises(Unknown, match="just started"):
-        queues.look(registry, ["sql_lab"], uncounted)
+    with pytest.raises(QueuesUnknown, match="just started"):
+        queues.look_at_queues(registry, ["sql_lab"], uncounted)
 
 
 def test_a_redis_that_does_not_answer_is_told_without_its_address(closed_url: str) -> None:
-    with pytest.raises(Unknown) as unknown:
-        queues.look(Registry(closed_url), ["sql_lab"], uncounted)
+    with pytest.raises(QueuesUnknown) as unknown:
+        queues.look_at_queues(Registry(closed_url), ["sql_lab"], uncounted)
     assert str(unknown.value) == "Redis does not answer (ConnectionError)."
 
 
@@ -233,7 +233,9 @@ def test_a_number_of_workers_that_is_none_is_refused(least: str) -> None:
 
 
 def test_what_is_unknown_is_said_to_be(closed_url: str) -> None:
-    answer = client(lambda: queues.look(Registry(closed_url), [], uncounted)).get("/fleet/health")
+    answer = client(lambda: queues.look_at_queues(Registry(closed_url), [], uncounted)).get(
+        "/fleet/health"
+    )
     assert answer.status_code == 503
     assert answer.json["status"] == "unknown"
 
@@ -243,8 +245,8 @@ def test_metrics_tell_which_dependencies_answer_though_the_queues_are_unknown(
 ) -> None:
     app = flask.Flask(__name__)
     up = {"database": True, "coordination": False}
-    unknown = functools.partial(queues.look, Registry(closed_url), [], uncounted)
-    app.register_blueprint(pages.pages(unknown, lambda: [], lambda: up))
+    unknown = functools.partial(queues.look_at_queues, Registry(closed_url), [], uncounted)
+    app.register_blueprint(pages.routes(unknown, lambda: [], lambda: up))
     answer = app.test_client().get("/fleet/metrics")
     assert answer.status_code == 200
     assert answer.text.split("\n") == [
@@ -259,7 +261,7 @@ def test_metrics_tell_which_dependencies_answer_though_the_queues_are_unknown(
 @pytest.mark.parametrize("page", ["health", "metrics"])
 def test_pages_are_kept_nowhere_and_name_no_machine(page: str, registry: Registry) -> None:
     registry.beat("worker@vm-7#1", WORKER)
-    answer = client(lambda: queues.look(registry, [], uncounted)).get(f"/fleet/{page}")
+    answer = client(lambda: queues.look_at_queues(registry, [], uncounted)).get(f"/fleet/{page}")
     assert answer.headers["Cache-Control"] == "no-store"
     assert "sql_lab" in answer.text
     assert "vm-7" not in answer.text
@@ -309,16 +311,18 @@ def test_many_questions_look_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_unknown_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "STATE_SECONDS", 0)
-    answers: Iterator[State | Unknown] = iter([Unknown("Redis does not answer."), STATE])
+    answers: Iterator[State | QueuesUnknown] = iter(
+        [QueuesUnknown("Redis does not answer."), STATE]
+    )
 
     def look() -> State:
         answer = next(answers)
-        if isinstance(answer, Unknown):
+        if isinstance(answer, QueuesUnknown):
             raise answer
         return answer
 
     glance = queues.Glance(look)
-    with pytest.raises(Unknown, match="does not answer"):
+    with pytest.raises(QueuesUnknown, match="does not answer"):
         glance()
     assert glance() is STATE
 

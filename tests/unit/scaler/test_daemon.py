@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from superset_fleet.cloud.client import AwsError
-from superset_fleet.scaler.daemon import Scaler, Settings, Starts, metrics, protections
-from superset_fleet.scaler.groups import Cloud, Group, Machine, lives, owners
+from superset_fleet.scaler.daemon import Scaler, Settings, Starts, group_metrics, protections
+from superset_fleet.scaler.groups import CloudGroups, Machine, WorkerGroup, lives, owners
 from superset_fleet.state.records import GroupReport, Worker
 from superset_fleet.state.registry import WORKERS, Registry
 from tests.support.aws_server import (
@@ -58,7 +58,7 @@ class Rig:
         if aws:
             me = SimpleNamespace(region=REGION, fleet="superset")
             metadata: Any = SimpleNamespace(identity=lambda: me)
-            self.cloud = Cloud(metadata, config)
+            self.cloud = CloudGroups(metadata, config)
             self.api = aws.client("autoscaling")
         self.scaler = self.another()
 
@@ -299,7 +299,7 @@ def test_machines_with_tasks_are_protected_and_released_when_the_group_shrinks(r
 
 
 def test_an_idle_machine_is_protected_no_longer_after_a_while() -> None:
-    group = Group(NAME, (), "scaler", 0, 4, 1, (Machine("i-1", True, protected=True),))
+    group = WorkerGroup(NAME, (), "scaler", 0, 4, 1, (Machine("i-1", True, protected=True),))
     idle: dict[str, float] = {}
     assert protections(group, set(), 1, idle, 0) == ([], [])
     assert protections(group, set(), 1, idle, 59) == ([], [])
@@ -308,12 +308,12 @@ def test_an_idle_machine_is_protected_no_longer_after_a_while() -> None:
 
 def test_a_machine_that_is_to_go_is_an_idle_one() -> None:
     machines = (Machine("i-1", True, protected=True), Machine("i-2", True, protected=True))
-    group = Group(NAME, (), "scaler", 0, 4, 2, machines)
+    group = WorkerGroup(NAME, (), "scaler", 0, 4, 2, machines)
     assert protections(group, {"i-1"}, 1, {}, 0) == ([], ["i-2"])
 
 
 def test_only_machines_in_service_are_protected() -> None:
-    group = Group(NAME, (), "scaler", 0, 4, 1, (Machine("i-1", in_service=False),))
+    group = WorkerGroup(NAME, (), "scaler", 0, 4, 1, (Machine("i-1", in_service=False),))
     assert protections(group, {"i-1"}, 1, {}, 0) == ([], [])
 
 
@@ -355,10 +355,10 @@ def test_a_group_that_names_no_queues_serves_all_that_ever_had_a_worker(rig: Rig
 
 
 def test_a_queue_that_two_groups_serve_is_the_matter_of_the_one_with_fewer() -> None:
-    every = Group("every", ("sql_lab", "reports"), "scaler", 0, 4, 0)
-    some = Group("some", ("reports",), "scaler", 0, 4, 0)
+    every = WorkerGroup("every", ("sql_lab", "reports"), "scaler", 0, 4, 0)
+    some = WorkerGroup("some", ("reports",), "scaler", 0, 4, 0)
     assert owners([some, every]) == {"sql_lab": "every", "reports": "some"}
-    unable = Group("some", ("reports",), "scaler", 0, 0, 0)
+    unable = WorkerGroup("some", ("reports",), "scaler", 0, 0, 0)
     assert owners([unable, every]) == {"sql_lab": "every", "reports": "every"}
 
 
@@ -661,8 +661,8 @@ def test_metrics_that_the_cloud_does_not_take_stop_nothing(rig: Rig) -> None:
 
 def test_with_no_machine_the_backlog_is_that_of_one_so_that_there_is_a_number() -> None:
     report = GroupReport(NAME, [], waiting=6, slots=2)
-    assert metrics(report) == {"Backlog": 6, "BacklogPerSlot": 3}
-    assert metrics(replace(report, running=2, workers=4))["BacklogPerSlot"] == 1
+    assert group_metrics(report) == {"Backlog": 6, "BacklogPerSlot": 3}
+    assert group_metrics(replace(report, running=2, workers=4))["BacklogPerSlot"] == 1
 
 
 # -- Without a cloud ------------------------------------------------------------------------------
@@ -686,7 +686,7 @@ def test_a_machine_that_does_not_know_its_fleet_says_so() -> None:
 
     metadata: Any = SimpleNamespace(identity=identity)
     with pytest.raises(AwsError, match="no metadata service"):
-        Cloud(metadata, None).groups()
+        CloudGroups(metadata, None).groups()
 
 
 def test_a_tick_takes_little_of_its_two_seconds(rig: Rig) -> None:

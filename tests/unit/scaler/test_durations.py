@@ -3,7 +3,7 @@
 import pytest
 
 from superset_fleet.scaler.decide import Policy
-from superset_fleet.scaler.durations import NEWEST, Durations
+from superset_fleet.scaler.durations import COUNTED, Durations
 from superset_fleet.state.records import Worker
 
 GROUP = "superset-celery_worker"
@@ -44,7 +44,7 @@ def test_who_begins_to_look_learns_the_newest_tasks_of_each_life_at_once() -> No
 
 def test_newer_tasks_take_the_place_of_older_ones() -> None:
     durations = learned(*[10.0] * 20)
-    for number in range(1, NEWEST // 20 + 2):
+    for number in range(1, COUNTED // 20 + 2):
         durations.learn({"life": worker(sql_lab=(20 * (number + 1), [1.0] * 20))})
     assert durations.seconds(GROUP, {}, POLICY) == pytest.approx(1)
 

@@ -11,11 +11,11 @@ from ..context import Guard
 from . import ready
 from .answers import stop_waiting, tell_refusal
 from .banner import load_banner
-from .pages import pages
-from .queues import Broker, Glance, look
+from .pages import routes
+from .queues import Broker, Glance, look_at_queues
 
 
-def join(app: flask.Flask, guard: Guard) -> None:
+def add_pages(app: flask.Flask, guard: Guard) -> None:
     """Add all this to Superset's application."""
     from superset.extensions import (
         async_query_manager,
@@ -32,9 +32,9 @@ def join(app: flask.Flask, guard: Guard) -> None:
         return sorted({route({}, task)["queue"].name for task in QUERIES + CHARTS * charts})
 
     broker = Broker(celery_app)
-    seen = Glance(lambda: look(guard.registry, names(), broker.lengths, guard.wake))
-    readiness = app.extensions.get(ready.EXTENSION)
-    blueprint = pages(seen, names, readiness.dependencies if readiness else dict)
+    seen = Glance(lambda: look_at_queues(guard.registry, names(), broker.lengths, guard.wake))
+    readiness = app.extensions.get(ready.READY_EXTENSION)
+    blueprint = routes(seen, names, readiness.dependencies if readiness else dict)
     app.register_blueprint(blueprint)
     for endpoint in ("fleet.show_health", "fleet.show_metrics"):
         # As Superset's own /health: probes come by plain HTTP, past the load balancer.

@@ -13,7 +13,7 @@ from typing import Any
 import flask
 
 from .metrics import PROMETHEUS, metrics
-from .queues import QueueState, State, Unknown
+from .queues import QueueState, QueuesUnknown, State
 
 
 def health(state: State, names: Iterable[str], least: int | None) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def health(state: State, names: Iterable[str], least: int | None) -> dict[str, A
     }
 
 
-def pages(
+def routes(
     state: Callable[[], State],
     names: Callable[[], Iterable[str]],
     dependencies: Callable[[], Mapping[str, bool]] = dict,
@@ -59,12 +59,12 @@ def pages(
     def show_metrics() -> Any:
         try:
             known = state()
-        except Unknown:  # whose reason the dependencies tell
+        except QueuesUnknown:  # whose reason the dependencies tell
             known = None
         return flask.Response(metrics(known, dependencies()), content_type=PROMETHEUS)
 
-    @blueprint.errorhandler(Unknown)
-    def show_unknown(unknown: Unknown) -> Any:
+    @blueprint.errorhandler(QueuesUnknown)
+    def show_unknown(unknown: QueuesUnknown) -> Any:
         return {"status": "unknown", "reason": str(unknown)}, 503
 
     @blueprint.after_request

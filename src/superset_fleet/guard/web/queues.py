@@ -48,7 +48,7 @@ class State:
     decisions: dict[str, int] = field(default_factory=dict)
 
 
-class Unknown(Exception):
+class QueuesUnknown(Exception):
     """The state cannot be told; the message, which anybody may read, says why."""
 
 
@@ -75,7 +75,7 @@ def waking(state: QueueState, queue: records.Queue, now: float) -> QueueState:
     return replace(state, wakes=queue.starts, starting_seconds=seconds)
 
 
-def look(
+def look_at_queues(
     known: registry.Registry,
     names: Iterable[str],
     lengths: Callable[[list[str]], dict[str, int]],
@@ -83,7 +83,7 @@ def look(
 ) -> State:
     """Return the state of these queues, and of all that ever had a worker.
 
-    With `wake`, what the scaler says of them, too. Raises Unknown where Redis does not tell.
+    With `wake`, what the scaler says of them, too. Raises QueuesUnknown where Redis does not tell.
     """
     try:
         now = known.now()
@@ -95,11 +95,11 @@ def look(
         queues = {name: known.queue(name) for name in sorted({*names, *known.queues()})}
         empty = not all(queue.workers for queue in queues.values())
         if empty and known.up_seconds() <= TIMES.redis_start_seconds:
-            raise Unknown("Redis has just started: its workers come back one by one.")
+            raise QueuesUnknown("Redis has just started: its workers come back one by one.")
         decisions = known.decisions()
     except RedisError as error:
         # Its own text holds the address.
-        raise Unknown(f"Redis does not answer ({type(error).__name__}).") from error
+        raise QueuesUnknown(f"Redis does not answer ({type(error).__name__}).") from error
     waiting = lengths(list(queues))
     states = {name: count(name, queue, live, waiting.get(name)) for name, queue in queues.items()}
     if wake:
@@ -146,19 +146,19 @@ class Glance:
     def __init__(self, look: Callable[[], State]) -> None:
         self._look = look
         self._lock = threading.Lock()
-        self._seen: State | Unknown = Unknown("Nobody has looked yet.")
+        self._seen: State | QueuesUnknown = QueuesUnknown("Nobody has looked yet.")
         self._until = 0.0  # by the monotonic clock
 
     def __call__(self) -> State:
-        """Return the state. Raises Unknown."""
+        """Return the state. Raises QueuesUnknown."""
         with self._lock:
             if time.monotonic() >= self._until:
                 try:
                     self._seen = self._look()
-                except Unknown as unknown:
+                except QueuesUnknown as unknown:
                     self._seen = unknown
                 self._until = time.monotonic() + STATE_SECONDS
             seen = self._seen
-        if isinstance(seen, Unknown):
-            raise Unknown(str(seen))
+        if isinstance(seen, QueuesUnknown):
+            raise QueuesUnknown(str(seen))
         return seen

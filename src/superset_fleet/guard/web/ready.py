@@ -27,18 +27,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from ...roles import DRAINING, ROLES, WEB
 from ..migrations import SchemaError, installed_revisions
 
-EXTENSION = "superset_fleet_ready"  # its place in Flask's app.extensions
+READY_EXTENSION = "superset_fleet_ready"  # its place in Flask's app.extensions
 DATABASE, COORDINATION = "database", "coordination"  # without these nothing can be served
-TIMEOUT_SECONDS = 2  # for one dependency; libpq knows no shorter one
+ASK_SECONDS = 2  # for one dependency; libpq knows no shorter one
 DATABASE_OPTIONS = {
     "application_name": "superset ready",
-    "connect_timeout": TIMEOUT_SECONDS,
-    "options": f"-c statement_timeout={TIMEOUT_SECONDS * 1000}",
-    "tcp_user_timeout": TIMEOUT_SECONDS * 1000,
+    "connect_timeout": ASK_SECONDS,
+    "options": f"-c statement_timeout={ASK_SECONDS * 1000}",
+    "tcp_user_timeout": ASK_SECONDS * 1000,
 }
 REDIS_OPTIONS: dict[str, Any] = {
-    "socket_connect_timeout": TIMEOUT_SECONDS,
-    "socket_timeout": TIMEOUT_SECONDS,
+    "socket_connect_timeout": ASK_SECONDS,
+    "socket_timeout": ASK_SECONDS,
     "retry": Retry(NoBackoff(), 0),
 }
 
@@ -69,7 +69,7 @@ class Ready:
         from superset.extensions import talisman
 
         self.use_database(app.config["SQLALCHEMY_DATABASE_URI"], DATABASE_OPTIONS)
-        app.extensions[EXTENSION] = self
+        app.extensions[READY_EXTENSION] = self
         page = self.page()
         app.register_blueprint(page)
         # As Superset's own /health: load balancers come by plain HTTP.
