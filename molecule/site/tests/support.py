@@ -1,5 +1,7 @@
 """What the tests of the whole fleet share besides fixtures."""
 
+from __future__ import annotations
+
 import re
 import shlex
 import subprocess
@@ -10,11 +12,13 @@ from typing import Any
 
 import requests
 
+from superset_fleet.control.ask import ROOT
 from tests.support.deployed.machines import Machine
 
 Ask = Callable[..., requests.Response]
 Play = Callable[..., subprocess.CompletedProcess[str]]
 Query = Callable[[str], dict[str, Any]]
+DEPLOYED_SECONDS = 600
 # Options for a canary whose query does not come back.
 BRIEF = ("--extra-vars", "canary_timeout_seconds=20")
 
@@ -40,3 +44,30 @@ def banner(url: str, directory: Path) -> str:
     found = re.search(r'<div id="fleet-banner" role="alert"[^>]*>([^<]*)</div>', page)
     assert found, page
     return found[1]
+
+
+class PlainFleet:
+    """A fleet from a static inventory, whose first deployment begins at once, at low priority."""
+
+    def __init__(self, inventory: Path) -> None:
+        self.inventory, self._log = inventory, inventory.with_name("site.log")
+        command = ["nice", "-n", "19", "ansible-playbook", "playbooks/site.yml"]
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [*command, "--inventory", str(inventory)],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self) -> PlainFleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+    def deployed(self) -> tuple[int, str]:
+        """Wait until it is; return the status of the deployment, and what it said."""
+        return self._process.wait(DEPLOYED_SECONDS), self._log.read_text()
