@@ -166,13 +166,13 @@ CAUSES = {
         " redis-server@results) and that celery_worker and superset_web machines reach it"
     ),
     "Failed to store query results": (
-        "the results Redis refuses to write: check its memory (redis_results_maxmemory) and its log"
+        "the results Redis refuses to write: check its memory (redis_results_memory_mb) and its log"
         " (journalctl -u redis-server@results)"
     ),
 }
 LOST = (
-    "the query has succeeded, but its result is not in the results Redis: it was lost at a"
-    " restart, evicted for want of memory, or kept for too short a time. Check systemctl status"
+    "the query has succeeded, but its result is not in the results Redis: it was lost when"
+    " Redis was killed, evicted for want of memory, or kept for too short a time. Check systemctl status"
     " redis-server@results, its maxmemory, and superset_results_ttl_seconds"
 )
 

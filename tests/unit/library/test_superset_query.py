@@ -89,7 +89,7 @@ def test_workers_with_another_key_leave_queries_pending() -> None:
         ("HTTP 500: Failed to start remote query on a worker.", "redis-server@coordination"),
         ("Error 111 connecting to 10.0.0.4:6380. Connection refused.", "redis-server@results"),
         ("Timeout connecting to server", "redis-server@results"),
-        ("Failed to store query results in the results backend.", "redis_results_maxmemory"),
+        ("Failed to store query results in the results backend.", "redis_results_memory_mb"),
         ("Invalid decryption key", "SECRET_KEY"),
     ],
 )
