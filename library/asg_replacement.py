@@ -10,8 +10,8 @@ description:
   - An instance is old when the version of the launch template that it was made from says something
     else than the version that the group starts instances from now.
   - Each run does the next round and waits until the group is complete again. The first round
-    adds O(surge) instances, each later one ends up to O(surge) old ones. Once no more than the
-    added ones are left to end, they are not replaced; so no instance is made to be ended again.
+    adds O(surge) instances, each later one terminates up to O(surge) old ones. Once no more than
+    the added ones are left to go, they are not replaced; so no instance is made in vain.
     The last round gives the group its size back. There is never less capacity than before.
   - What the next round is follows from the state of the group alone, so a replacement that was
     interrupted goes on. The size before the first round is in the group's tag C(size_before).
@@ -117,10 +117,10 @@ class Step:
 
     verb: str  # wait, surge, replace, settle
     replaced: tuple[str, ...] = ()
-    ended: tuple[str, ...] = ()  # without replacement
+    removed: tuple[str, ...] = ()  # without replacement
 
     def __str__(self) -> str:
-        return " ".join([self.verb, *self.replaced, *self.ended])
+        return " ".join([self.verb, *self.replaced, *self.removed])
 
 
 def plan(state: State, surge: int) -> Step | None:
@@ -148,8 +148,8 @@ def after(state: State, step: Step, surge: int) -> State:
         came = ("?",) * (desired - len(state.old) - len(state.new))
         return State(desired, size[1] + added, size, state.old, state.new + came)
     if step.verb == "replace":
-        left = tuple(one for one in state.old if one not in step.replaced + step.ended)
-        desired = state.desired - len(step.ended)
+        left = tuple(one for one in state.old if one not in step.replaced + step.removed)
+        desired = state.desired - len(step.removed)
         new = state.new + ("?",) * len(step.replaced)
         return State(desired, state.max, state.before, left, new)
     if step.verb == "wait":
@@ -219,10 +219,10 @@ class Group:
         if step.verb == "wait":
             return
         if step.verb == "replace":
-            for instance, ended in [(one, False) for one in step.replaced] + [
-                (one, True) for one in step.ended
+            for instance, removed in [(one, False) for one in step.replaced] + [
+                (one, True) for one in step.removed
             ]:
-                self.terminate(instance, ended)
+                self.terminate(instance, removed)
             return
         wanted = after(state, step, surge)
         if wanted.before:  # is kept before anything is changed
@@ -235,7 +235,7 @@ class Group:
         if not wanted.before:
             self.autoscaling.delete_tags(Tags=[self.tag()])
 
-    def terminate(self, instance: str, ended: bool) -> None:
+    def terminate(self, instance: str, removed: bool) -> None:
         """Terminate a member, with or without a replacement.
 
         One that the group no longer has is what was wanted: it died, or the group balances its
@@ -243,7 +243,7 @@ class Group:
         """
         try:
             self.autoscaling.terminate_instance_in_auto_scaling_group(
-                InstanceId=instance, ShouldDecrementDesiredCapacity=ended
+                InstanceId=instance, ShouldDecrementDesiredCapacity=removed
             )
         except ClientError as error:
             if "No managed instance found" not in str(error):
@@ -301,7 +301,7 @@ def main() -> None:
             step = plan(state, surge)
             if step and not module.check_mode:
                 group.apply(state, step, surge)
-                state = group.wait(step.replaced + step.ended, module.params["timeout"])
+                state = group.wait(step.replaced + step.removed, module.params["timeout"])
         left = rounds(state, surge)
     except (ReplacementError, AwsError) as error:
         module.fail_json(msg=f"replace the instances of {module.params['group']}: {error}")

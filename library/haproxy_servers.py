@@ -9,7 +9,7 @@ short_description: Give a running HAProxy the servers of a backend, without a re
 description:
   - Adds and removes servers by HAProxy's Runtime API, so that no connection is cut.
   - A newcomer is added as soon as it answers 200 at O(probe_path).
-  - A server that is to go gets no more requests, ends those that it has, and is removed then.
+  - A server that is to go gets no more requests, finishes those that it has, and is removed then.
   - Servers of the same name and address stay as they are. One with another address is removed
     first and added then.
   - Runs on the machine of HAProxy, 2.6 or newer, as a user who may write to O(socket). The
@@ -51,7 +51,7 @@ options:
     type: path
     default: /run/haproxy/admin.sock
   timeout:
-    description: Seconds to wait for newcomers to answer and for requests to end.
+    description: Seconds to wait for newcomers to answer and for requests to finish.
     type: int
     default: 180
 attributes:
@@ -89,8 +89,8 @@ steps:
   contains:
     verb:
       description:
-        - V(add), V(ready), V(drain) or V(delete) a server; V(wait) for one to answer or to end its
-          requests; V(keep) one that is missing together with too many.
+        - V(add), V(ready), V(drain) or V(delete) a server; V(wait) for one to answer or to finish
+          its requests; V(keep) one that is missing together with too many.
       type: str
       sample: add
     server:
@@ -106,7 +106,7 @@ steps:
       type: str
       sample: is wanted and answers
 servers:
-  description: The servers in use at the end, each with its address and port.
+  description: The servers in use afterwards, each with its address and port.
   returned: success
   type: dict
   sample: {"web-1": "10.0.0.1:8088", "web-2": "10.0.0.2:8088"}

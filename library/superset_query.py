@@ -49,7 +49,7 @@ options:
     default: 1000
   timeout:
     description:
-      - Seconds to wait, from submission to the end of the query.
+      - Seconds to wait, from submission until the query has finished.
       - A query that still runs then is stopped. One that no worker has taken cannot be stopped
         in Superset, and runs when a worker takes it.
     type: int
@@ -143,7 +143,7 @@ HANGS = {
         " and runs when a worker takes it"
     ),
     "running": (
-        "a worker has taken it and has not ended it. Either it needs longer: give a longer"
+        "a worker has taken it and has not finished it. Either it needs longer: give a longer"
         f" timeout; or its worker is gone ({WORKERS}) and the watchdog does not run, which would"
         " have failed it: systemctl status fleet-watchdog on the scheduler machines"
     ),
@@ -172,8 +172,8 @@ CAUSES = {
 }
 LOST = (
     "the query has succeeded, but its result is not in the results Redis: it was lost when"
-    " Redis was killed, evicted for want of memory, or kept for too short a time. Check systemctl status"
-    " redis-server@results, its maxmemory, and superset_results_ttl_seconds"
+    " Redis was killed, evicted for want of memory, or kept for too short a time. Check systemctl"
+    " status redis-server@results, its maxmemory, and superset_results_ttl_seconds"
 )
 
 
@@ -184,7 +184,7 @@ def advice(reason: str) -> str:
 
 
 def hang(state: str, seconds: int) -> str:
-    """Return what it means that a query has not ended in time."""
+    """Return what it means that a query has not finished in time."""
     check = HANGS.get(state, f"see its worker's log: {WORKERS}")
     return f"still {state} after {seconds} s: {check}"
 

@@ -136,7 +136,7 @@ def connect(database: dict[str, Any]) -> Any:
 
 
 def lock(connection: Any) -> None:
-    """Wait until nobody else migrates; the lock ends with the connection."""
+    """Wait until nobody else migrates; the lock goes with the connection."""
     import psycopg2
 
     with connection.cursor() as cursor:

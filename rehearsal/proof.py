@@ -1,4 +1,4 @@
-"""./fleet test: runs the parts of the proof, and ends with a table of tests and seconds."""
+"""./fleet test: runs the parts of the proof, and prints a table of tests and seconds."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Row:
     name: str
     passed: int = 0
     failed: int = 0
-    seconds: float | None = None  # None: it was not run to its end
+    seconds: float | None = None  # None: it did not finish
 
 
 @dataclass
@@ -206,7 +206,7 @@ def result(name: str) -> Path:
 
 
 def run_stage(jobs: Sequence[Job]) -> None:
-    """Run jobs at the same time, each to its end, and show what goes on."""
+    """Run jobs at the same time until each has finished, and show what goes on."""
     screen = Screen(sys.stdout)
     began = time.monotonic()
     watches = {id(job): Watch(job) for job in jobs if job.part == "molecule"}
@@ -291,7 +291,7 @@ def judge(job: Job, status: int, seconds: float, watch: Watch | None) -> None:
     else:
         passed, failed = counted(result(job.part))
         if status and not failed:
-            failed = 1  # it did not come to its tests, or not to their end
+            failed = 1  # it did not come to its tests, or did not finish them
         job.rows = [Row(job.part, passed, failed, seconds)]
 
 

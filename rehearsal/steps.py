@@ -35,7 +35,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class Failed(Exception):
-    """A step failed; the message has the end of its log."""
+    """A step failed; the message has the last lines of its log."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Running:
         """Return the last lines of its log, which is named."""
         text = COLOUR.sub("", self.command.log.read_text(errors="replace"))
         lines = [f"    {line}" for line in text.splitlines()[-END_LINES:]]
-        return "\n".join([f"the end of {shown(self.command.log)}:", "", *lines, ""])
+        return "\n".join([f"the last lines of {shown(self.command.log)}:", "", *lines, ""])
 
 
 def activity(log: Path) -> str:

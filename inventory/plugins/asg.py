@@ -24,7 +24,7 @@ description:
     C(ansible_ssh_private_key_file).
   - The address of an instance never changes, so it is asked for once and kept. When all
     members are known, a run makes two API calls.
-  - What cannot be read ends the run. There is never a silently shorter inventory.
+  - A region that cannot be read stops the run. There is never a silently shorter inventory.
 notes:
   - Needs the permissions C(autoscaling:DescribeAutoScalingGroups) and C(ec2:DescribeInstances).
   - Credentials, retries and endpoints are those of the AWS configuration (C(AWS_PROFILE),
@@ -169,7 +169,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         return bool(super().verify_file(path)) and path.endswith(".asg.yml")
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
-        """Fill the inventory, or end the run with one error."""
+        """Fill the inventory, or stop the run with one error."""
         super().parse(inventory, loader, path, cache)
         try:
             self.read_options(path)
@@ -178,7 +178,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             if not C.INVENTORY_ANY_UNPARSED_IS_FAILED:
                 raise  # as its users want it; ansible-lint does
             # Raised on, it would be a warning: Ansible would offer the source to the next plugin
-            # and end with that one's complaint. Nothing else can read this source.
+            # and stop with that one's complaint. Nothing else can read this source.
             self.display.error(f"{path}: {error}")
             raise SystemExit(1) from None
         for answer in answers:

@@ -57,7 +57,7 @@ class Times:
     # What a machine takes to start until one was seen to: AWS' own boot for about a minute.
     start_seconds: float = 60.0
     metric_seconds: float = 60.0  # CloudWatch's resolution
-    # A worker that was silent for so long has no task any more: the watchdog ended what it had.
+    # A worker that was silent for so long has no task any more: the watchdog failed what it had.
     # Until then it may be back, as after a restart of Redis, so its machine is not called idle.
     lost_seconds: float = 60.0
     cloud_seconds: float = 2.0  # for an answer of the cloud
@@ -87,7 +87,7 @@ class Times:
                 "the next scaler speaks before nobody starts a worker: lead + scale < unstarted": (
                     lead + self.scale_seconds < self.unstarted_seconds
                 ),
-                "what a worker had was ended before it is lost: silent + lead < lost": (
+                "what a worker had has failed before it is lost: silent + lead < lost": (
                     silent + lead < self.lost_seconds
                 ),
                 "two sweeps notice a row before it is given up: 2 sweep < unknown_pending": (
@@ -101,7 +101,7 @@ class Times:
 
     @property
     def lively_seconds(self) -> float:
-        """A worker that was heard so lately lives: what ended is the process that ran the job."""
+        """A worker that was heard so lately lives: what stopped is the process that ran the job."""
         return 2 * self.beat_seconds + self.watch_seconds
 
     @property

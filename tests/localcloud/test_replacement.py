@@ -17,7 +17,7 @@ def replace(group: Group, surge: int, most: int = 20) -> list[str]:
     told: list[str] = []
     while len(told) < most and (step := plan(state := replacement.read(), surge)):
         replacement.apply(state, step, surge)
-        replacement.wait(step.replaced + step.ended, SECONDS)
+        replacement.wait(step.replaced + step.removed, SECONDS)
         told.append(step.verb)
     return told
 
@@ -71,7 +71,7 @@ def test_one_that_left_the_group_meanwhile_is_no_failure(new_group: Callable[...
     state = replacement.read()
     step = plan(state, 1)
     assert step and step.replaced
-    replacement.terminate(step.replaced[0], ended=False)
+    replacement.terminate(step.replaced[0], removed=False)
     replacement.apply(state, step, 1)
     assert replace(group, surge=1)[-1] == "settle"
     assert sizes(group)[::2] == (2, 2)

@@ -96,7 +96,7 @@ def session(
 
 
 def patient(config_file: Path | None) -> Any:
-    """Return a session for who does not end before AWS has answered, and so tries for ever.
+    """Return a session for a process that waits until AWS has answered, and so tries for ever.
 
     Its clients try once: the pauses are those of `backoff`, not botocore's between them.
     """

@@ -261,7 +261,7 @@ def drain_worker(name: str, undo: bool) -> None:
     if str(known["superset_guard_enabled"]).lower() != "true":
         raise AnsibleFailed(
             "superset_guard_enabled is false, and without the guard a worker cannot be drained. "
-            f"On {name}, systemctl stop celery-worker lets it end what it runs, and stop"
+            f"On {name}, systemctl stop celery-worker lets it finish what it runs, and stop"
         )
     asked = run_module(name, "ansible.builtin.command", {"argv": ["hostname"]})
     host = asked[name]["stdout"]
@@ -366,7 +366,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors of the fleet end it with one message and status 1."""
+    """Run the command line; errors of the fleet stop it with one message and status 1."""
     chosen = parser().parse_args(arguments)
     try:
         chosen.run(chosen)

@@ -31,7 +31,7 @@ LADDER = (
     Rung(
         "superset_webserver_timeout_seconds",
         "superset_web_timeout_seconds",
-        "a browser must give up before gunicorn ends the process that serves it",
+        "a browser must give up before gunicorn kills the process that serves it",
     ),
     Rung(
         "superset_web_timeout_seconds",
@@ -51,12 +51,12 @@ LADDER = (
     Rung(
         "superset_web_drain_seconds",
         "superset_web_stop_timeout_seconds",
-        "systemd must not end a web server before HAProxy has noticed that it stops",
+        "systemd must not stop a web server before HAProxy has noticed that it stops",
     ),
     Rung(
         "superset_web_graceful_timeout_seconds",
         "superset_web_stop_timeout_seconds",
-        "systemd must not kill gunicorn while it ends its last requests",
+        "systemd must not kill gunicorn while it finishes its last requests",
     ),
     Rung(
         "superset_query_timeout_seconds",
@@ -67,20 +67,20 @@ LADDER = (
     Rung(
         "superset_query_hard_timeout_seconds",
         "celery_worker_stop_timeout_seconds",
-        "systemd must not kill a worker while it ends its last query",
+        "systemd must not kill a worker while it finishes its last query",
     ),
     Rung(
         "celery_worker_stop_timeout_seconds",
         "fleet_leave_longest_seconds",
-        "a group must not end a machine whose worker ends its last query; AWS waits for 100 times"
-        " fleet_leave_timeout_seconds, but for 48 hours at most",
+        "a group must not terminate a machine whose worker finishes its last query; AWS waits for"
+        " 100 times fleet_leave_timeout_seconds, but for 48 hours at most",
         margin=60,
     ),
     Rung(
         "superset_web_stop_timeout_seconds",
         "fleet_leave_timeout_seconds",
-        "a group must not end a machine whose web server ends its last requests, even where no"
-        " heartbeat reaches it",
+        "a group must not terminate a machine whose web server finishes its last requests, even"
+        " where no heartbeat reaches it",
         margin=60,
     ),
     Rung(

@@ -95,11 +95,11 @@ class HAProxy:
         self._do(f"set server {self._named(name)} state ready", action)
 
     def drain(self, name: str) -> None:
-        """Let a server end the requests that it has. Raises HAProxyError."""
+        """Let a server finish the requests that it has. Raises HAProxyError."""
         self._do(f"set server {self._named(name)} state drain", f"drain {self._named(name)}")
 
     def delete(self, name: str, wait_seconds: float = 1) -> None:
-        """Delete a server, for which its last connection must end. Raises HAProxyError, Busy."""
+        """Delete a server whose last connection must be closed. Raises HAProxyError, Busy."""
         action, deadline = f"delete {self._named(name)}", time.monotonic() + wait_seconds
         self._do(f"set server {self._named(name)} state maint", action)
         while True:

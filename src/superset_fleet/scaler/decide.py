@@ -43,7 +43,7 @@ class Load:
     busy: int  # of these, with a task
     desired: int  # machines that the group is to have now
     slots: int  # tasks that one machine runs at a time
-    task_seconds: float | None  # what one takes on average; None: nothing has ended yet
+    task_seconds: float | None  # what one takes on average; None: nothing has finished yet
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ..state.records import Worker
 from .decide import Policy
 
-# A task counts until so many newer ones of its queue have ended; their median age is half of it.
+# A task counts until so many newer ones of its queue have finished; their median age is half of it.
 # Not for a time: after a quiet night the tasks of the evening are the best that is known, and in
 # the morning's rush the first seconds are enough to learn from.
 COUNTED = 50
@@ -22,21 +22,21 @@ class Durations:
     """What is known, of every queue of every group."""
 
     def __init__(self) -> None:
-        self._ended: dict[tuple[str, str], int] = {}  # by life of a worker and queue
+        self._finished: dict[tuple[str, str], int] = {}  # by life of a worker and queue
         self._newest: dict[tuple[str, str], deque[float]] = {}  # seconds, by group and queue
 
     def learn(self, workers: Mapping[str, Worker]) -> None:
         """Take in what all workers say, by their lives."""
-        before, self._ended = self._ended, {}
+        before, self._finished = self._finished, {}
         for life, worker in workers.items():
-            for queue, (ended, newest) in worker.finished.items():
-                self._ended[life, queue] = ended
-                new = min(ended - before.get((life, queue), 0), len(newest))
+            for queue, (finished, newest) in worker.finished.items():
+                self._finished[life, queue] = finished
+                new = min(finished - before.get((life, queue), 0), len(newest))
                 known = self._newest.setdefault((worker.group, queue), deque(maxlen=COUNTED))
                 known.extend(newest[len(newest) - new :])
 
     def seconds(self, group: str, backlog: Mapping[str, int], policy: Policy) -> float | None:
-        """Return how long a task of a group's backlog takes on average, None where none has ended.
+        """Return how long a task of a group's backlog takes on average, None where none is known.
 
         `backlog` are the numbers of tasks in its queues. Where none is known of what waits, or
         nothing waits, it is the average of the queues. None counts for longer than

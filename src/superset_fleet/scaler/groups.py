@@ -135,7 +135,7 @@ class CloudGroups:
             )
 
     def protect(self, group: str, machines: list[str], protected: bool) -> None:
-        """Let scale-in end none of these machines, or any of them."""
+        """Let scale-in terminate none of these machines, or any of them."""
         with aws.explained(self._region):
             for start in range(0, len(machines), 50):  # AWS takes no more at once
                 self._autoscaling.set_instance_protection(

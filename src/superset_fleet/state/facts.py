@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 # What each numbered database of the Redis instance `coordination` holds. The guard and the
-# events of charts share one: a chart's last event and the end of its job are one step.
+# events of charts share one: a chart's last event and the removal of its job are one step.
 BROKER, RATE_LIMITS, LOCKS, GUARD, SCHEDULE = range(5)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-Finished = tuple[int, list[float]]  # tasks that ended; how long the newest ones took, in seconds
+Finished = tuple[int, list[float]]  # tasks that finished; how long the newest ones took, in seconds
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Worker:
     draining: bool = False
     instance: str = ""  # id of its machine; "": no cloud has it
     group: str = ""  # name of that machine's auto-scaling group
-    # By queue, of tasks of every kind: how many it has taken and not ended, and how many it ended
-    # in this life, with the seconds of the newest.
+    # By queue, of tasks of every kind: how many it has taken and not finished, and how many it
+    # finished in this life, with the seconds of the newest.
     taken: dict[str, int] = field(default_factory=dict)
     finished: dict[str, Finished] = field(default_factory=dict)
     since: float = 0.0  # when it began, seconds since 1970

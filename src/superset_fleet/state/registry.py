@@ -145,13 +145,13 @@ class Registry:
             self.redis.zrem(f"{PREFIX}queue:{queue}", name)
 
     def leave(self, name: str, queues: Iterable[str]) -> None:
-        """Say that a worker has ended."""
+        """Say that a worker has stopped."""
         self.withdraw(name, queues)
         self.redis.zrem(WORKERS, name)
         self.redis.delete(f"{PREFIX}worker:{name}")
 
     def workers(self) -> dict[str, Worker]:
-        """Return all workers that did not say that they ended, the silent ones too."""
+        """Return all workers that did not say that they stopped, the silent ones too."""
         beats = dict(self.redis.zrange(WORKERS, 0, -1, withscores=True))
         texts = self.redis.mget([f"{PREFIX}worker:{name}" for name in beats]) if beats else []
         return {
@@ -260,9 +260,9 @@ class Registry:
     ) -> bool:
         """End a chart's job: write its last event, once, and forget the job.
 
-        `token` is that of the run that ends it, '' for the watchdog. `streams` are the names and
-        greatest lengths of the two streams. Returns False, and writes nothing, where the job was
-        ended before or another run has it.
+        `token` is that of the run that finishes it, '' for the watchdog. `streams` are the names
+        and greatest lengths of the two streams. Returns False, and writes nothing, where the job
+        was finished before or another run has it.
         """
         keys = [JOBS, MESSAGES, RUNS, f"{PREFIX}finished:{name}", *streams]
         args: list[Any] = [name, token, json.dumps(event), FINISHED_SECONDS, *streams.values()]

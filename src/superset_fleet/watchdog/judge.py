@@ -52,7 +52,7 @@ def judge(case: Case, limits: Limits) -> Decision | None:
 def waits(case: Case, limits: Limits) -> Decision | None:
     """Return what is said of a query for which a worker is being started, None as long as none is.
 
-    SQL Lab shows it until the query runs or ends, so it says nothing that is not true then. It
+    SQL Lab shows it until the query runs or fails, so it says nothing that is not true then. It
     decides nothing, so it does not wait until the queue was seen to be silent.
     """
     wake = case.queue.wake

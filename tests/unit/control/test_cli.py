@@ -238,6 +238,6 @@ def test_a_machine_that_takes_no_work_cannot_be_drained(fleet: Fleet) -> None:
 
 def test_without_the_guard_it_is_said_what_to_do_instead(fleet: Fleet) -> None:
     fleet.guarded = False
-    with pytest.raises(SystemExit, match="On vm-1, systemctl stop celery-worker lets it end"):
+    with pytest.raises(SystemExit, match="On vm-1, systemctl stop celery-worker lets it finish"):
         cli.main(["drain", "vm-1"])
     assert fleet.marked == []

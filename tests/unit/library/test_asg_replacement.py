@@ -39,7 +39,7 @@ def test_a_group_is_never_smaller_than_before_and_no_larger_afterwards(
     for step, state in steps:
         assert len(state.old) + len(state.new) >= size
         assert len(state.old) + len(state.new) <= size + max(1, surge)
-        assert len(step.replaced + step.ended) <= max(1, surge)
+        assert len(step.replaced + step.removed) <= max(1, surge)
     assert steps[-1][1] == State(size, size + 2, None, (), ("?",) * size)
     assert rounds(group(size), surge) == len(steps)
 
@@ -65,7 +65,7 @@ def test_a_group_that_is_short_of_instances_is_waited_for() -> None:
 
 def test_it_goes_on_where_it_was_interrupted() -> None:
     left = group(2, before=(2, 4), max=5, desired=3, old=("i-2",), new=("i-5", "i-6"))
-    assert plan(left, 1) == Step("replace", ended=("i-2",))
+    assert plan(left, 1) == Step("replace", removed=("i-2",))
     assert rounds(left, 1) == 2
 
 

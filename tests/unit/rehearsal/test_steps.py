@@ -66,7 +66,7 @@ def test_a_failure_names_the_log_and_shows_its_last_lines(capsys: Any, state: Pa
         steps.run([Step("Image", [sh("bake", script)]), Step("Fleet", [sh("site", "true")])])
     said = str(failed.value)
     assert said.startswith("[1/2] Image: failed after")
-    assert f"the end of {state}/log/bake.log" in said
+    assert f"the last lines of {state}/log/bake.log" in said
     assert "line 100" in said
     assert "line 5\n" not in said
     assert "[2/2]" not in capsys.readouterr().out
