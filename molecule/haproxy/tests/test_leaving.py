@@ -66,17 +66,19 @@ def test_no_request_is_lost_when_an_operator_drains_a_machine_and_lets_it_in_aga
     assert not load.failed, load.report()
 
 
-# Writes down when the service answered last, until it does not.
+# Writes down when the service answered last, until it refuses connections (7).
 PROBE = """
-while curl --silent --fail --max-time 1 http://127.0.0.1:{port}/health >/dev/null
-do date +%s.%N >/run/answered; sleep 0.1
+while curl --silent --fail --max-time 10 http://127.0.0.1:{port}/health >/dev/null
+      status=$?; test $status != 7
+do test $status != 0 || date +%s.%N >/run/answered; sleep 0.1
 done
 """
 
 
 def restart(machine, port, in_rotation):
     """Restart the service; return when it answered last, and when HAProxy last used it."""
-    machine.run(f"setsid sh -c '{PROBE.format(port=port)}' </dev/null >/dev/null 2>&1 &")
+    probe = PROBE.format(port=port)
+    machine.run(f"rm -f /run/answered; setsid sh -c '{probe}' </dev/null >/dev/null 2>&1 &")
     wait("the probe has an answer", lambda: machine.run("cat /run/answered", check=False))
     used = time.time()
     machine.run(f"systemctl restart --no-block {UNIT}")
