@@ -81,6 +81,24 @@ def test_what_is_imported_of_the_package_is_there() -> None:
     assert [name for name in names if name[0] == "superset_fleet" and not there(name)] == []
 
 
+def test_what_is_run_by_name_is_there() -> None:
+    """By units, playbooks, other programs and tests: `-m superset_fleet.scaler`."""
+    text = "".join(
+        path.read_text()
+        for tree in ("benchmarks", "docs", "molecule", "playbooks", "roles", "src", "tests")
+        for path in (ROOT / tree).rglob("*")
+        if path.suffix in {".j2", ".md", ".py", ".sh", ".yml"}
+    )
+    names = set(re.findall(r"""-m"?,? "?superset_fleet\.([a-z_.]+[a-z])""", text))
+    assert {"agent", "agent.boot", "membership", "scaler", "watchdog"} <= names
+    paths = [PACKAGE.joinpath(*name.split(".")) for name in names]
+    assert [
+        path
+        for path in paths
+        if not path.with_suffix(".py").is_file() and not (path / "__main__.py").is_file()
+    ] == []
+
+
 def test_actors_import_the_ground_alone() -> None:
     assert {name for used in ACTORS.values() for name in used} <= GROUND.keys()
 

@@ -5,7 +5,7 @@ import pytest
 testinfra_hosts = ["ansible://superset_web"]
 
 
-@pytest.mark.parametrize("service", ["machine.agent", "machine.boot", "membership", "scaler"])
+@pytest.mark.parametrize("service", ["agent", "agent.boot", "membership", "scaler"])
 def test_what_a_service_needs_is_there(host, service):
     host.check_output("/opt/fleet/venv/bin/python -m superset_fleet.%s --help", service)
 
