@@ -114,7 +114,7 @@ else:
 # What defines variables by naming them at the start of a line, and what reads them.
 GROUP_VARS = "inventory/group_vars"
 READERS = (GROUP_VARS, "inventory/plugins", "playbooks", "roles", "src")
-OTHER_PREFIXES = ("canary_", "fleet_", "vault_")
+OTHER_PREFIXES = ("canary_", "fleet_", "vault_", *preflight.FORMER_PREFIXES)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -188,6 +188,7 @@ def findings(options: dict[str, Any]) -> list[str]:
             cloud,
         ),
         *preflight.violations(settings, machines),
+        *preflight.former_values(settings),
         *preflight.unknown_variables(names, known, (*prefixes, *OTHER_PREFIXES)),
     ]
 

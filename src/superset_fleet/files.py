@@ -15,6 +15,12 @@ def holds(path: Path, text: str) -> bool:
         return False
 
 
+def sweep(path: Path) -> None:
+    """Remove what a writer that was killed has left; for files that one process alone writes."""
+    for left in path.parent.glob(f".{path.name}-*"):
+        left.unlink(missing_ok=True)
+
+
 def replace(path: Path, text: str, mode: int = 0o600) -> bool:
     """Give a file this text, where it has another; tell whether it had. Raises OSError."""
     if holds(path, text):

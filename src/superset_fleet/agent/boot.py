@@ -23,7 +23,7 @@ from ..cloud.metadata import Identity, Metadata, MetadataError
 from ..cloud.parameters import facts_path
 from ..daemon.journal import begin_journal, tell
 from ..daemon.loop import run, until_terminated
-from ..files import replace
+from ..files import replace, sweep
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def boot(metadata: Metadata, files: Files) -> list[str]:
     with aws.explained(me.region):
         store = aws.client(aws.patient(config_file), "ssm", me.region)
     texts = {files.facts: read_facts(store, me), files.machine: environment(me)}
+    for path in texts:
+        sweep(path)
     changed = [path for path, text in texts.items() if replace(path, text)]
     systemctl("enable", units)
     # Services that run already have read what was there before.

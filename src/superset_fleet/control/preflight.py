@@ -346,6 +346,16 @@ def missing_secrets(
     ]
 
 
+# What variables and their values were called before version 0.2.0.
+FORMER_PREFIXES = {"fleetd_": "membership_"}
+FORMER = {
+    "haproxy_fleetd_port": "haproxy_membership_port",
+    "superset_guard_reruns": "watchdog_reruns",
+    "superset_worker_wake_timeout_seconds": "watchdog_wake_timeout_seconds",
+}
+FORMER_VALUES = {("haproxy_membership", "fleetd"): "daemon"}
+
+
 def unknown_variables(
     names: Iterable[str], known: Collection[str], prefixes: Collection[str]
 ) -> list[str]:
@@ -353,7 +363,25 @@ def unknown_variables(
     found = []
     for name in sorted({*names} - {*known}):
         if name.startswith(tuple(prefixes)):
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            advice = f"did you mean {close[0]}?" if close else "remove it."
-            found.append(f"variable {name} is read by nothing in the fleet: {advice}")
+            found.append(f"variable {name} is read by nothing in the fleet: {advice(name, known)}")
     return found
+
+
+def advice(name: str, known: Collection[str]) -> str:
+    """Return what to do about a variable that nothing reads."""
+    for old, new in FORMER_PREFIXES.items():
+        if name.startswith(old):
+            return f"rename it to {new}{name.removeprefix(old)}."
+    if name in FORMER:
+        return f"rename it to {FORMER[name]}."
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f"did you mean {close[0]}?" if close else "remove it."
+
+
+def former_values(settings: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each setting that has a value of an earlier version."""
+    return [
+        f"{name} ({old}): its value {old} is {new} now."
+        for (name, old), new in FORMER_VALUES.items()
+        if settings.get(name) == old
+    ]

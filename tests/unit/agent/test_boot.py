@@ -122,6 +122,14 @@ def test_a_machine_that_boots_again_changes_nothing(machine: Machine) -> None:
     assert machine.orders[-1] == "start superset-web fleet-agent"
 
 
+def test_secrets_that_a_killed_boot_left_behind_are_removed(machine: Machine) -> None:
+    machine.store()
+    left = machine.facts.with_name(f".{machine.facts.name}-x7f3")
+    left.write_text(FACTS)
+    machine.boot()
+    assert not left.exists()
+
+
 def test_services_that_run_with_facts_of_before_are_restarted(machine: Machine) -> None:
     machine.store()
     machine.boot()

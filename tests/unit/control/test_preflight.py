@@ -399,3 +399,23 @@ def test_the_default_of_a_role_counts_where_nothing_else_is_given(project: Path)
         if "must be" in sentence
     ]
     assert "haproxy_keepalive_seconds (100)" in found
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("fleetd_removable_share", "membership_removable_share"),
+        ("superset_guard_reruns", "watchdog_reruns"),
+        ("superset_worker_wake_timeout_seconds", "watchdog_wake_timeout_seconds"),
+    ],
+)
+def test_a_variable_of_an_earlier_version_is_named_with_its_new_name(old: str, new: str) -> None:
+    known = {"superset_web_timeout_seconds", new}
+    (said,) = preflight.unknown_variables([old], known, ["superset_", "fleetd_"])
+    assert said == f"variable {old} is read by nothing in the fleet: rename it to {new}."
+
+
+def test_a_value_of_an_earlier_version_is_named_with_its_new_value() -> None:
+    (said,) = preflight.former_values({"haproxy_membership": "fleetd"})
+    assert said == "haproxy_membership (fleetd): its value fleetd is daemon now."
+    assert preflight.former_values({"haproxy_membership": "daemon"}) == []
