@@ -34,14 +34,6 @@ def sleep(seconds):
 
 
 @pytest.fixture
-def registry(redis_url: str) -> Iterator[Registry]:
-    registry = Registry(redis_url)
-    registry.redis.flushall()
-    yield registry
-    registry.redis.close()
-
-
-@pytest.fixture
 def send(registry: Registry, redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Send a task that sleeps to a worker with two slots, on a machine of a group."""
     broker = redis_url.replace("/0", "/1")

@@ -18,14 +18,6 @@ OTHER = replace(WORKER, host="vm-2")
 
 
 @pytest.fixture
-def registry(redis_url: str) -> Iterator[Registry]:
-    registry = Registry(redis_url)
-    registry.redis.flushall()
-    yield registry
-    registry.redis.close()
-
-
-@pytest.fixture
 def broker(redis_url: str) -> Iterator[Any]:
     """The broker's database; Redis is the same."""
     with redis.Redis.from_url(redis_url.replace("/0", "/1")) as client:

@@ -1,27 +1,10 @@
 """haproxy_rotation: which servers of a real HAProxy get requests, and why others do not."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from haproxy_rotation import lacking
 
 from superset_fleet.membership.haproxy import HAProxy
-from tests.support.haproxy_server import BACKEND, OPTIONS, Balancer, Web, balancer
+from tests.support.haproxy_server import BACKEND, OPTIONS, Balancer, Web
 from tests.support.waiting import until
-
-
-@pytest.fixture
-def haproxy(tmp_path: Path) -> Iterator[Balancer]:
-    with balancer(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def web() -> Iterator[Web]:
-    made = Web()
-    yield made
-    made.stop()
 
 
 def test_a_server_gets_requests_once_it_is_told_to_and_passes_its_checks(

@@ -1,19 +1,9 @@
 """scaler_hold: an operator's brake, and an upgrade's."""
 
-from collections.abc import Iterator
-
 import pytest
 import scaler_hold
 
 from superset_fleet.state.registry import EVERY_GROUP, Registry
-
-
-@pytest.fixture
-def registry(redis_url: str) -> Iterator[Registry]:
-    registry = Registry(redis_url)
-    registry.redis.flushall()
-    yield registry
-    registry.redis.close()
 
 
 def reasons(registry: Registry) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,21 +10,8 @@ import pytest
 from superset_fleet.files import replace
 from superset_fleet.membership.haproxy import Busy, HAProxy, HAProxyError, Server, Unreachable
 from superset_fleet.membership.plan import rendered
-from tests.support.haproxy_server import OPTIONS, Balancer, Load, Web, balancer, join_script
+from tests.support.haproxy_server import OPTIONS, Balancer, Load, Web, join_script
 from tests.support.waiting import until
-
-
-@pytest.fixture
-def haproxy(tmp_path: Path) -> Iterator[Balancer]:
-    with balancer(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def web() -> Iterator[Web]:
-    server = Web()
-    yield server
-    server.stop()
 
 
 def add(haproxy: Balancer, name: str, address: str) -> None:
