@@ -50,7 +50,8 @@ class Web(socketserver.ThreadingTCPServer):
         self.paths: Counter[str] = Counter()
         self.healthy = True
         self.lacking: set[str] = set()  # paths that it does not have
-        self.holding = False  # whether pages are being held back
+        self.holding: tuple[str, ...] = ()  # methods by which pages are held back
+        self.held: Counter[str] = Counter()  # pages that were held back, by method
         self.hold = threading.Event()  # set: what is held back is answered
         self.connections: set[socket.socket] = set()
         self.serving: set[socket.socket] = set()  # connections with a request
@@ -91,7 +92,10 @@ class WebHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.serving.add(self.request)
         self.server.paths[self.path] += 1
-        if self.path == "/slow" or (self.server.holding and self.path == "/page"):
+        if self.path == "/page" and self.command in self.server.holding:
+            self.server.held[self.command] += 1
+            self.server.hold.wait(DEADLINE_SECONDS)
+        elif self.path == "/slow":
             self.server.hold.wait(DEADLINE_SECONDS)
         checked = self.path in ("/health", "/ready")
         body = f"served by {self.server.endpoint}".encode()

@@ -135,7 +135,7 @@ def test_it_waits_for_the_last_request_of_a_server(
     run(endpoints(webs))
     leaver = webs["web-2"]
     with Load(haproxy.port) as load:
-        leaver.holding = True
+        leaver.holding = ("GET", "POST")
         until(lambda: leaver.paths["/page"] > load.served[f"served by {leaver.endpoint}"], "asked")
         answers: list[dict[str, Any]] = []
         one = {"web-1": webs["web-1"].endpoint}

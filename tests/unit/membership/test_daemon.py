@@ -184,7 +184,7 @@ def test_a_leaver_finishes_its_requests(
     leaver, stays = sorted(group.instances())
     web = group.webs[leaver]
     with Load(haproxy.port) as load:
-        web.holding = True
+        web.holding = ("GET", "POST")
         until(lambda: web.paths["/page"] > load.served[f"served by {web.endpoint}"], "it serves")
         aws.reply = told_to_leave(leaver)
         work_until(daemon, lambda: haproxy.api.servers()[leaver].state == "drain", "it drains")
