@@ -62,18 +62,19 @@ MODULES = [
 class Process:
     """A process that was forked; its group are all that it forks itself."""
 
-    def __init__(self, spawner: Spawner, pid: int, journal: Path) -> None:
-        self._spawner, self.pid, self.journal = spawner, pid, journal
+    def __init__(self, spawner: Spawner, number: int, pid: int, journal: Path) -> None:
+        self._spawner, self._number, self.pid, self.journal = spawner, number, pid, journal
 
     @property
     def status(self) -> int | None:
         """Its exit status, negative for a signal; None as long as it runs."""
-        return self._spawner.status(self.pid)
+        return self._spawner.status(self._number)
 
     def signal(self, number: int, whole: bool = True) -> None:
         """Send a signal to it and its children, or to it alone; nothing where it is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            (os.killpg if whole else os.kill)(self.pid, number)
+        if self.status is None:  # else another process may have its id by now
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if whole else os.kill)(self.pid, number)
 
     def kill(self) -> None:
         """Let it and its children be no more."""
@@ -126,11 +127,12 @@ class Spawner:
             "environment": dict(environment),
             "journal": str(journal),
         }
-        return Process(self, self._ask(order), journal)
+        number, pid = self._ask(order)
+        return Process(self, number, pid, journal)
 
-    def status(self, pid: int) -> int | None:
-        """Return the exit status of a process, None as long as it runs."""
-        status: int | None = self._ask({"status": pid})
+    def status(self, number: int) -> int | None:
+        """Return the exit status of the process of this number, None as long as it runs."""
+        status: int | None = self._ask({"status": number})
         return status
 
     def close(self) -> None:
@@ -187,22 +189,24 @@ def main() -> None:
     for name in sys.argv[1:]:
         importlib.import_module(name)
     gc.freeze()  # else each fork of a fork looks through, and so copies, all that
-    running: set[int] = set()
-    ended: dict[int, int] = {}
+    # Processes have numbers, since the kernel gives the id of one that has exited to another.
+    running: dict[int, int] = {}
+    exited: dict[int, int] = {}
     for line in sys.stdin:
         order = json.loads(line)
-        for pid in list(running):
+        for number, pid in list(running.items()):
             gone, status = os.waitpid(pid, os.WNOHANG)
             if gone:
-                running.discard(pid)
-                ended[pid] = os.waitstatus_to_exitcode(status)
+                del running[number]
+                exited[number] = os.waitstatus_to_exitcode(status)
         if "status" in order:
-            answer = ended.get(order["status"])
+            answer: object = exited.get(order["status"])
         else:
-            answer = fork(order)
-            running.add(answer)
+            number = len(running) + len(exited)
+            running[number] = fork(order)
+            answer = [number, running[number]]
         print(json.dumps(answer), flush=True)
-    for pid in running:
+    for pid in running.values():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
 
