@@ -125,6 +125,7 @@ PROGRAM = """
     steps.STATE = Path(sys.argv[1]); steps.LOGS = steps.STATE / "log"
     child = f"echo $$ >{sys.argv[1]}/new; mv {sys.argv[1]}/new {sys.argv[1]}/child; exec sleep 600"
     import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where tests run in the back
     steps.run([steps.Step("Image", [steps.Command("bake", ["sh", "-c", child])])])
 """
 
