@@ -27,6 +27,8 @@ SILENCE_SECONDS = 8.0  # the longest, where lines cannot be redrawn
 LOOK_SECONDS = 0.2
 STOP_SECONDS = 15.0  # for a command that was asked to stop
 END_LINES = 30  # of a log, shown when its command failed
+FAILURE_LINES = 80  # of what pytest says of tests that failed, shown before that
+FAILURES = re.compile(r"^=+ (?:FAILURES|ERRORS) =+$", re.M)
 # Ansible's task, Molecule's scenario and action.
 ACTIVITY = re.compile(
     r"^(?:(?:TASK|RUNNING HANDLER) \[(.*)\] \**|INFO +(\S+ ➜ \w+): Executing)$", re.M
@@ -116,10 +118,14 @@ class Running:
                 self.process.wait(STOP_SECONDS)
 
     def failure(self) -> str:
-        """Return the last lines of its log, which is named."""
+        """Return what its log says of tests that failed, and its last lines; the log is named."""
         text = COLOUR.sub("", self.command.log.read_text(errors="replace"))
-        lines = [f"    {line}" for line in text.splitlines()[-END_LINES:]]
-        return "\n".join([f"the last lines of {shown(self.command.log)}:", "", *lines, ""])
+        lines, first = text.splitlines(), []
+        if found := FAILURES.search(text):
+            begin = text.count("\n", 0, found.start())
+            first = [*lines[begin : len(lines) - END_LINES][:FAILURE_LINES], "..."]
+        told = [f"    {line}" for line in [*first, *lines[-END_LINES:]]]
+        return "\n".join([f"the last lines of {shown(self.command.log)}:", "", *told, ""])
 
 
 def activity(log: Path) -> str:

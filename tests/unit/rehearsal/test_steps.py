@@ -73,6 +73,24 @@ def test_a_failure_names_the_log_and_shows_its_last_lines(capsys: Any, state: Pa
     assert not (state / "seconds.json").exists()
 
 
+def test_of_tests_that_failed_it_is_shown_how_whatever_is_printed_later(state: Path) -> None:
+    log = [
+        "a.py .F",
+        "=== FAILURES ===",
+        "E   assert 1 == 2",
+        *("x" for _ in range(200)),
+        "1 failed",
+    ]
+    (state / "pytest.out").write_text("\n".join(log))
+    with pytest.raises(Failed) as failed:
+        steps.run([Step("Tests", [sh("unit", f"cat {state}/pytest.out; exit 1")])])
+    said = str(failed.value)
+    assert "E   assert 1 == 2" in said
+    assert "1 failed" in said
+    assert "a.py .F" not in said
+    assert said.count("\n") < 120
+
+
 def test_commands_of_one_step_run_at_the_same_time(state: Path) -> None:
     """Each waits for what the other one makes."""
     one = sh("one", f"touch {state}/a; until [ -e {state}/b ]; do sleep 0.05; done")
