@@ -80,18 +80,17 @@ class Job:
         return run
 
 
-def send(fleet: Fleet, kind: str) -> Job:
+def send(fleet: Fleet, kind: str, **options: Any) -> Job:
     """Send a job of a kind."""
     name = f"{kind}_{next(numbers)}"
     held = fleet.held(name)
     if kind == "chart":
         return Job(fleet, kind, name, chart=fleet.ask_chart(f"{held} as number"))
-    options: dict[str, Any] = {}
     sql = f"select {held} as number"
     if kind == "insert":
         sql = f"insert into written select '{name}', {held}"
     if kind == "script":
         sql = f"insert into written select '{name}', 0; {sql}"
     if kind == "made":
-        options = {"select_as_cta": True, "tmp_table_name": name}
+        options |= {"select_as_cta": True, "tmp_table_name": name}
     return Job(fleet, kind, name, query=fleet.send(sql, **options))

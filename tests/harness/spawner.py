@@ -51,7 +51,6 @@ MODULES = [
     "psycopg2.extras",
     "sqlalchemy.dialects.postgresql.psycopg2",
     "sqlglot.dialects.postgres",
-    "superset_fleet.guard.order",
     "superset_fleet.guard.setup",
     "superset_fleet.scaler.daemon",
     "superset_fleet.watchdog.daemon",

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..daemon.journal import in_words, tell
 from ..state import rows
-from ..state.jobs import job_name, query_id_of
+from ..state.jobs import SOME, job_name, priority, query_id_of
 from ..state.records import Job
 from .context import Guard
 from .refusals import Refused, no_worker, unreachable
@@ -49,6 +49,13 @@ def admit(guard: Guard, task: Any, args: Any, kwargs: Any, options: dict[str, An
     return bool(name)
 
 
+def share(query_id: int) -> int:
+    """Return the priority of a query: that of who has others must not keep anybody's first."""
+    from superset import db
+
+    return priority(rows.others_of_user(db.session.connection(), query_id, SOME))
+
+
 def around(guard: Guard) -> Callable[[Any], Any]:
     """Return the annotation of a task's apply_async."""
 
@@ -59,6 +66,9 @@ def around(guard: Guard) -> Callable[[Any], Any]:
                 return original(self, args, kwargs, **options)
             options.setdefault("task_id", uuid())
             name = job_name(self.name, args, kwargs)
+            query_id = query_id_of(name)
+            if query_id is not None and flask.has_request_context():
+                options.setdefault("priority", share(query_id))
             try:
                 admitted = admit(guard, self, args, kwargs, options)
                 try:

@@ -11,17 +11,16 @@ from typing import Any
 
 import redis
 
-from .jobs import job_name
+from .jobs import PRIORITIES, job_name
 
 # Those of kombu's transport, which is not installed wherever somebody looks into a queue.
 SEPARATOR = "\x06\x16"
-PRIORITIES = (0, 3, 6, 9)  # the first one's list has the queue's own name
 SCAN_MESSAGES = 200  # of a queue, read at once
 TAKEN, TAKEN_AT = "unacked", "unacked_index"  # tasks not confirmed yet, and since when
 
 
 def lists(queue: str) -> list[str]:
-    """Return the names of a queue's lists."""
+    """Return the names of a queue's lists; the first one's is the queue's own."""
     return [f"{queue}{SEPARATOR}{step}" if step else queue for step in PRIORITIES]
 
 

@@ -22,6 +22,26 @@ DEFAULT_QUEUE = "default"  # of all other tasks
 QUEUES = tuple(dict.fromkeys((*ROUTES.values(), DEFAULT_QUEUE)))
 QUERY_QUEUES = ("sql_lab", "charts")
 BROWSER_QUEUES = ("reports", "thumbnails")  # of tasks that need a browser
+# Of all that waits a free slot takes what has the lowest number, and of that the oldest. The broker
+# in Redis has lists for these numbers. A user's first query goes first, then the next ones of who
+# has some unfinished, then those of who has many; what needs a browser goes last.
+PRIORITIES = FIRST, NEXT, MANY, LAST = 0, 3, 6, 9
+SOME = 5  # unfinished queries of a user, of which one more is one of many
+
+
+def routes() -> dict[str, dict[str, Any]]:
+    """Return Celery's `task_routes`."""
+    return {
+        task: {"queue": queue, "priority": LAST if queue in BROWSER_QUEUES else FIRST}
+        for task, queue in ROUTES.items()
+    }
+
+
+def priority(unfinished: int) -> int:
+    """Return the priority of a query whose user has so many unfinished ones besides."""
+    if not unfinished:
+        return FIRST
+    return NEXT if unfinished < SOME else MANY
 
 
 def first(name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> Any:

@@ -80,6 +80,19 @@ def unfinished(connection: Any, newest: int | None = None) -> dict[int, Row]:
     return {query_id: Row(status, token) for query_id, status, token in found}
 
 
+def others_of_user(connection: Any, query_id: int, most: int) -> int:
+    """Return how many unfinished queries the user of a query has besides, counted up to `most`.
+
+    A row that did not change for a day is none: the watchdog fails what nobody runs.
+    """
+    statement = sqlalchemy.text(
+        "select count(*) from (select from query other join query mine using (user_id)"
+        " where mine.id = :id and other.id <> :id and other.status in ('pending', 'running')"
+        f" and other.changed_on > {UTC_NOW} - interval '1 day' limit :most) counted"
+    )
+    return int(connection.execute(statement, {"id": query_id, "most": most}).scalar())
+
+
 def retry(connection: Any, query_id: int, seen: Row) -> bool:
     """Let a query wait again; False where its row is no more what was seen."""
     if look(connection, query_id, lock=True) != seen:

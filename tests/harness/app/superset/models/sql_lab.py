@@ -13,6 +13,7 @@ class Query(db.Model):  # type: ignore[misc]
     id = db.Column(db.Integer, primary_key=True)
     client_id = db.Column(db.String(11), unique=True)
     database_id = db.Column(db.Integer)
+    user_id = db.Column(db.Integer)
     status = db.Column(db.String(16), default="pending")
     sql = db.Column(db.Text)
     executed_sql = db.Column(db.Text)
