@@ -214,12 +214,18 @@ def workers(registry: Registry) -> list[dict[str, Any]]:
                 "taken": worker.taken,
                 "jobs": jobs,
                 "draining": worker.draining,
+                "stuck_seconds": worker.stuck_seconds,
                 "since": utc(worker.since),
                 "silent_seconds": silent_seconds,
                 "silent": silent_seconds > TIMES.silent_seconds,
             }
         )
     return found
+
+
+def takes(worker: dict[str, Any]) -> bool:
+    """Return whether a worker takes tasks."""
+    return not (worker["draining"] or worker["stuck_seconds"] or worker["silent"])
 
 
 def queues(
@@ -229,11 +235,7 @@ def queues(
     found = []
     for name, length in waiting(broker, names).items():
         queue = registry.queue(name)
-        taking = [
-            worker
-            for worker in known
-            if name in worker["queues"] and not worker["draining"] and not worker["silent"]
-        ]
+        taking = [worker for worker in known if name in worker["queues"] and takes(worker)]
         found.append(
             {
                 "name": name,
@@ -277,11 +279,7 @@ def utc(seconds: float) -> str:
 
 def lacking(state: dict[str, Any], least: int, hosts: Iterable[str] = ()) -> list[str]:
     """Return in words which queues have fewer workers than the least number, which hosts none."""
-    taking = {
-        worker["host"]
-        for worker in state["workers"]
-        if not worker["draining"] and not worker["silent"]
-    }
+    taking = {worker["host"] for worker in state["workers"] if takes(worker)}
     return [f"{host} has no worker that takes tasks" for host in hosts if host not in taking] + [
         f"queue {queue['name']} has {queue['workers']} of {least} workers"
         + (f" ({since(queue['silent_seconds'])})" if not queue["workers"] else "")
@@ -295,6 +293,7 @@ def known_ones(state: dict[str, Any]) -> str:
     said = [
         worker["name"]
         + " (draining)" * worker["draining"]
+        + f" (stuck for {worker['stuck_seconds']:.0f} s)" * bool(worker["stuck_seconds"])
         + f" (silent for {worker['silent_seconds']:.0f} s)" * worker["silent"]
         for worker in state["workers"]
     ]

@@ -25,6 +25,9 @@ class Times:
     redis_start_seconds: float = 10.0
     keep_seconds: float = 3.0  # how often a run looks whether its job is still its own
     drain_look_seconds: float = 1.0  # Celery's event loop does not turn more often by itself
+    # A worker whose event loop has not turned for so long takes no work either: a query that is
+    # sent then is refused, or taken by another worker, within 6 seconds.
+    stuck_seconds: float = 4.0
 
     # -- Watchdog and scaler
     lead_seconds: float = 6.0  # so long after the last sign of a leader another one leads
@@ -71,6 +74,12 @@ class Times:
                 "a beat may be late: 4 beats < silent": 4 * self.beat_seconds < silent,
                 "who lives is known before others are dead: lively < silent": (
                     self.lively_seconds < silent
+                ),
+                "a turn may be late: 3 drain_look < stuck": (
+                    3 * self.drain_look_seconds < self.stuck_seconds
+                ),
+                "who is stuck says so before what it runs is missed: stuck + beat < silent": (
+                    self.stuck_seconds + self.beat_seconds < silent
                 ),
                 "a pause is no silence: watch_break < silent - beat - watch": (
                     self.watch_break_seconds < silent - self.beat_seconds - self.watch_seconds

@@ -356,7 +356,7 @@ class Fleet:
     def takers(self) -> set[str]:
         """Return the machines whose workers take tasks."""
         beating = self.beating().items()
-        return {name for name, beat in beating if not beat.draining and beat.queues}
+        return {name for name, beat in beating if beat.takes and beat.queues}
 
     def wait_for_redis(self) -> None:
         """Wait until Redis is not taken for one to which workers are still to come back."""

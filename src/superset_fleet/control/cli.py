@@ -98,7 +98,7 @@ def tables(state: dict[str, Any], machines: Mapping[str, str]) -> str:
     heads = ("", "WORKER", "MACHINE", "SINCE", "SLOTS", "RUNS", "QUEUES")
     lines = [
         (
-            "!" if worker["silent"] or worker["draining"] else "",
+            "!" if worker["silent"] or worker["draining"] or worker["stuck_seconds"] else "",
             worker["name"],
             machines.get(address_of(worker["name"]), "-"),
             worker["since"],
@@ -124,6 +124,7 @@ def runs(worker: dict[str, Any]) -> str:
     """Return in words what a worker does."""
     said = [f"silent for {worker['silent_seconds']:.0f} s"] if worker["silent"] else []
     said += ["draining"] if worker["draining"] else []
+    said += [f"stuck for {worker['stuck_seconds']:.0f} s"] if worker["stuck_seconds"] else []
     said += [
         job["job"] + ("" if job["seconds"] is None else f" ({job['seconds']:.0f} s)")
         for job in worker["jobs"]
@@ -294,7 +295,7 @@ def tell_until(goal: str, look: Callable[[], dict[str, str]], whom: str, seconds
 def worker_in_words(workers: Sequence[Mapping[str, Any]], host: str) -> str:
     """Return what the worker of a machine does; one that is not heard takes no tasks."""
     heard = [one for one in workers if one["host"] == host and not one["silent"]]
-    if any(not one["draining"] for one in heard):
+    if any(not (one["draining"] or one["stuck_seconds"]) for one in heard):
         return TAKES
     tasks = sum(one["tasks"] for one in heard)
     return f"takes no more tasks, {tasks} not over yet" if tasks else NOTHING

@@ -380,6 +380,8 @@ def working(workers: Sequence[Mapping[str, Any]], address: str) -> tuple[str, bo
     worker = max(mine, key=lambda one: -float(one["silent_seconds"]))
     if worker["silent"]:
         return f"silent for {worker['silent_seconds']:.0f} s", False
+    if worker["stuck_seconds"]:
+        return f"stuck for {worker['stuck_seconds']:.0f} s", False
     said = f"{worker['tasks']} of {worker['slots']} slots busy"
     return (f"draining, {said}", False) if worker["draining"] else (said, True)
 

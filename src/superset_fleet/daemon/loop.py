@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -12,11 +13,17 @@ from collections.abc import Callable
 from .journal import in_words, tell
 
 
-def notify(state: str) -> None:
+def notify(state: str, flags: int = 0) -> None:
     """Tell systemd how this service is, where systemd started it."""
     if address := os.environ.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-            systemd.sendto(state.encode(), address.replace("@", "\0", 1))
+            systemd.sendto(state.encode(), flags, address.replace("@", "\0", 1))
+
+
+def notify_alive() -> None:
+    """Tell systemd that this service makes progress; wait for nothing where it does not listen."""
+    with contextlib.suppress(OSError):
+        notify("WATCHDOG=1", socket.MSG_DONTWAIT)
 
 
 def until_terminated() -> Callable[[float], bool]:

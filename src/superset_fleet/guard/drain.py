@@ -22,6 +22,7 @@ from celery.worker.consumer import Tasks
 from celery.worker.request import Request
 
 from ..daemon.journal import tell
+from ..daemon.loop import notify_alive
 from ..roles import DRAINING, ROLES, WORKER
 from ..times import TIMES
 
@@ -41,7 +42,8 @@ class Drain(StartStopStep):  # type: ignore[misc]
         self.draining = False
         self._left = False  # whether the queues are left
         self.changed: Callable[[], object] = lambda: None  # called when `draining` has changed
-        self._in_loop = False
+        self.in_loop = False  # whether the event loop is to turn
+        self.turns = 0  # how often it was seen to
         self._stop: Any = None  # Celery's own way: its handler of the signal
         self._told: Callable[[], None] | None = None
 
@@ -50,18 +52,18 @@ class Drain(StartStopStep):  # type: ignore[misc]
         if not self._stop:
             self._stop = signal.getsignal(signal.SIGTERM)
             signal.signal(signal.SIGTERM, self._terminated)
-        self._in_loop = True
+        self.in_loop = True
         consumer.call_soon(self.look, consumer)
         consumer.timer.call_repeatedly(TIMES.drain_look_seconds, self.look, (consumer,))
 
     def stop(self, _: Any) -> None:
         """The event loop is over: the broker is lost, or the worker stops."""
-        self._in_loop = False
+        self.in_loop = False
         if self._told:
             self._told()
 
     def _terminated(self, *given: Any) -> None:
-        if not self._in_loop:
+        if not self.in_loop:
             self._stop(*given)
         elif not self._told:
             self._told = functools.partial(self._stop, *given)
@@ -74,6 +76,8 @@ class Drain(StartStopStep):  # type: ignore[misc]
 
     def look(self, consumer: Any) -> None:
         """Do what there is to do."""
+        self.turns += 1
+        notify_alive()
         self._set(bool(self._told) or FILE.exists())
         if self.draining:
             consumer.task_consumer.cancel()

@@ -1,7 +1,8 @@
 """The heartbeat of a worker: a thread of its main process.
 
 A thread and not a timer of Celery's event loop: that loop is over while a stopping worker runs
-its last queries, which must not look dead.
+its last queries, which must not look dead. Nor must they while that loop is stuck; but then each
+beat says so, since what takes tasks is the loop.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from celery.worker import state
 from redis import RedisError
 
 from ..daemon.journal import in_words, tell
+from ..daemon.loop import notify_alive
 from ..state.jobs import job_name
 from ..state.records import Finished, Worker
 from ..times import TIMES
@@ -96,8 +98,12 @@ class Heartbeat(threading.Thread):
         super().__init__(name="guard-heartbeat", daemon=True)
         self._guard, self._controller, self._stopwatch = guard, controller, stopwatch
         self._wake, self._stopping, self._over = (threading.Event() for _ in range(3))
-        controller.consumer.drain.changed = self._wake.set
+        self._drain: Drain = controller.consumer.drain
+        self._drain.changed = self._wake.set
         self._lost = False
+        # How often the event loop had turned at the last look, and since when, in monotonic
+        # seconds; for how long it was watched and did not.
+        self._turns, self._looked, self._turned, self._still = -1, 0.0, 0.0, 0.0
         self._worker = Worker(
             socket.gethostname(),
             os.getpid(),
@@ -118,6 +124,8 @@ class Heartbeat(threading.Thread):
                 if not self._lost:  # once for each outage
                     self._tell_lost(error)
                 self._lost = True
+            if self._lives():
+                notify_alive()
             self._wake.wait(TIMES.beat_seconds)
             self._wake.clear()
 
@@ -126,12 +134,12 @@ class Heartbeat(threading.Thread):
         if not self._worker.since:
             self._worker = replace(self._worker, since=registry.now())
         self._worker = replace(self._worker, **self._look())
-        if self._worker.draining:
+        if not self._worker.takes:
             registry.withdraw(name, self._worker.queues)
         registry.beat(name, self._worker)
 
     def _look(self) -> dict[str, Any]:
-        draining = self._controller.consumer.drain.draining or self._stopping.is_set()
+        draining = self._drain.draining or self._stopping.is_set()
         # Copied first: Celery changes these sets meanwhile.
         active, reserved = set(state.active_requests), set(state.reserved_requests)
         # There is none while the broker cannot be reached, nor after it has left its queues.
@@ -144,9 +152,35 @@ class Heartbeat(threading.Thread):
             "active": jobs(active),
             "reserved": jobs(reserved - active),
             "draining": draining,
+            "stuck_seconds": self._stuck_seconds(),
             "taken": dict(Counter(queue_of_task(each) for each in active | reserved)),
             "finished": self._stopwatch.read(),
         }
+
+    def _stuck_seconds(self) -> float:
+        """Return for how long the event loop has not turned, 0 where that is nothing yet."""
+        now, turns = time.monotonic(), self._drain.turns
+        if turns != self._turns or not self._drain.in_loop:
+            if self._still >= TIMES.stuck_seconds:
+                tell("turns_again", worker=self._guard.worker)
+            self._turns, self._turned, self._still = turns, now, 0.0
+        else:
+            before = self._still
+            # While this thread itself stood still, it saw nothing.
+            self._still += min(now - self._looked, 2 * TIMES.beat_seconds)
+            if before < TIMES.stuck_seconds <= self._still:
+                tell("stuck", worker=self._guard.worker)
+        self._looked = now
+        return round(now - self._turned, 1) if self._still >= TIMES.stuck_seconds else 0.0
+
+    def _lives(self) -> bool:
+        """Tell whether the worker does what it is to do, where no event loop can say so.
+
+        It waits for Redis, which has time-outs of its own, or for the last tasks of its pool.
+        """
+        if self._drain.in_loop:
+            return self._lost
+        return not self._stopping.is_set() or bool(state.active_requests)
 
     def stop(self) -> None:
         """Take no more work. Called by a signal's handler, so it only leaves a note."""

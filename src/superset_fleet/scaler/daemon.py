@@ -426,14 +426,14 @@ def without_instance(workers: Iterable[Worker]) -> str:
 def absentees(group: WorkerGroup, mine: Mapping[str, Worker], known: set[str]) -> set[str]:
     """Return the machines in service that take no tasks and will take none by themselves.
 
-    Their workers drain, or have not been heard for so long that they are lost. They count for
-    nothing, so others come in their stead where there is work.
+    Their workers drain or are stuck, or have not been heard for so long that they are lost. They
+    count for nothing, so others come in their stead where there is work.
     """
     return {
         machine.id
         for machine in group.machines
         if machine.in_service
-        and (mine[machine.id].draining if machine.id in mine else machine.id in known)
+        and (not mine[machine.id].takes if machine.id in mine else machine.id in known)
     }
 
 

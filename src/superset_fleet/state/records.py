@@ -22,6 +22,9 @@ class Worker:
     reserved: list[str] = field(default_factory=list)  # jobs that are taken and do not run yet
     tasks: int = 0  # tasks that run, jobs or not
     draining: bool = False
+    # For how long its event loop has not turned, 0 as long as it does: what it runs goes on, and it
+    # takes nothing, nor does it begin what it has reserved.
+    stuck_seconds: float = 0.0
     instance: str = ""  # id of its machine; "": no cloud has it
     group: str = ""  # name of that machine's auto-scaling group
     # By queue, of tasks of every kind: how many it has taken and not finished, and how many it
@@ -30,6 +33,11 @@ class Worker:
     finished: dict[str, Finished] = field(default_factory=dict)
     since: float = 0.0  # when it began, seconds since 1970
     last_beat: float = 0.0  # by Redis; not part of what is sent
+
+    @property
+    def takes(self) -> bool:
+        """Whether it takes tasks from its queues, as long as it is heard."""
+        return not (self.draining or self.stuck_seconds)
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,9 @@ class Registry:
 
     # -- Workers ----------------------------------------------------------------------------------
     def beat(self, name: str, worker: Worker) -> None:
-        """Say that a worker lives and, unless it drains, takes from its queues."""
+        """Say that a worker lives and, unless it drains or is stuck, takes from its queues."""
         keys = [WORKERS, f"{PREFIX}worker:{name}"]
-        for queue in [] if worker.draining else worker.queues:
+        for queue in worker.queues if worker.takes else []:
             keys += [f"{PREFIX}queue:{queue}", f"{PREFIX}seen:{queue}"]
         self._scripts[BEAT](keys=keys, args=[name, record(worker), FORGET_SECONDS])
 

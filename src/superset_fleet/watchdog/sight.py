@@ -106,7 +106,7 @@ def queue_silences(sight: Sight, observed: Observed) -> dict[str, float]:
 
     A worker without any queue is on its way back to the broker, and may take from each of them.
     """
-    takers = {name: worker for name, worker in sight.workers.items() if not worker.draining}
+    takers = {name: worker for name, worker in sight.workers.items() if worker.takes}
     queues = {queue for worker in takers.values() for queue in worker.queues}
     queues.update(job.queue for job in sight.jobs.values())
     beats: dict[str, set[tuple[str, float]]] = {queue: set() for queue in queues}
@@ -128,6 +128,16 @@ def holders(sight: Sight) -> dict[str, list[str]]:
     return found
 
 
+def turned(worker: Worker) -> float:
+    """Return when a worker's event loop turned last: it names what it had then. By Redis."""
+    return worker.last_beat - worker.stuck_seconds
+
+
+def running(worker: Worker) -> list[str]:
+    """Return the jobs that a worker may run: a stuck one does not see which of its own began."""
+    return worker.active + (worker.reserved if worker.stuck_seconds else [])
+
+
 def cases(sight: Sight, observed: Observed) -> Iterator[Case]:
     """Make of what is seen, and since when, what is to be judged."""
     silent, queue_silent = silences(sight, observed), queue_silences(sight, observed)
@@ -140,20 +150,23 @@ def cases(sight: Sight, observed: Observed) -> Iterator[Case]:
             row = sight.rows.get(query_id) or rows.Row("", None)
             if run and run.token != str(row.token):
                 run = None  # of an earlier run
-        # What a dead worker had before the job was sent again does not count.
-        claiming = [each for each in held.get(name, []) if sight.workers[each].last_beat > job.at]
+        # What a dead or stuck worker had before the job was sent again does not count.
+        claiming = [each for each in held.get(name, []) if turned(sight.workers[each]) > job.at]
         if row.status == "running":
             alive = [each for each in held.get(name, []) if silent[each] < TIMES.silent_seconds]
             owners = [run.worker] if run else alive or claiming
             having = [
                 each
                 for each in owners
-                if each in sight.workers and name in sight.workers[each].active
+                if each in sight.workers and name in running(sight.workers[each])
             ]
+            idle = silent
         else:
             owners = having = claiming
+            # Nobody begins what a stuck worker has reserved.
+            idle = {each: max(silent[each], sight.workers[each].stuck_seconds) for each in having}
         if having:
-            orphan = min(silent[each] for each in having)
+            orphan = min(idle[each] for each in having)
         elif row.status == "running" or name in sight.absent:
             orphan = observed.seconds(("job", name), (row, run, job.attempt))
         else:

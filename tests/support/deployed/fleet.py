@@ -117,7 +117,7 @@ class Fleet:
 
     def takers(self) -> list[Worker]:
         """Return the workers that take work."""
-        return [worker for worker in self.beating().values() if not worker.draining]
+        return [worker for worker in self.beating().values() if worker.takes]
 
     def runs_on(self, machine: Machine) -> set[str]:
         """Return the jobs that run on a machine by what the guard has written down."""

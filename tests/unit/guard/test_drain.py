@@ -1,9 +1,10 @@
-"""A worker of Celery's that drains: a real one, with Redis as its broker and its registry."""
+"""A worker of Celery's that drains, or is stuck: a real one, with Redis as broker and registry."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,19 +18,24 @@ from celery import Celery
 
 from superset_fleet.state.records import Worker
 from superset_fleet.state.registry import Registry
+from superset_fleet.times import FACTOR
 from tests.support.servers import redis_server
 from tests.support.waiting import until
 
+WATCHDOG = "WATCHDOG=1"
 # Tasks run until they are told to finish, and with options as in superset_config.py.
 APP = """
 import os
+import time
+from pathlib import Path
 import redis
 from celery import Celery
+from celery.worker.control import control_command
 from superset_fleet.guard.context import Guard
 from superset_fleet.guard.worker import beat_from
 from superset_fleet.state.registry import Registry
 
-guard = Guard(Registry(os.environ["REGISTRY"]))
+guard = Guard(Registry(os.environ["REGISTRY"], 10))
 beat_from(guard)
 app = Celery(broker=os.environ["BROKER"])
 app.conf.update(
@@ -45,6 +51,11 @@ def work(name):
     orders = redis.Redis.from_url(os.environ["REGISTRY"])
     orders.blpop(f"finish {name}", 60)
     orders.rpush("finished", name)
+
+@control_command()
+def stand_still(state, until):
+    while not Path(until).exists():
+        time.sleep(0.01)
 """
 
 
@@ -52,11 +63,14 @@ class Machine:
     """A machine with a worker, which has two slots."""
 
     def __init__(self, directory: Path, broker_url: str, registry_url: str) -> None:
-        self.draining = directory / "draining"
+        self.draining, self._turns = directory / "draining", directory / "turns"
+        self.journal = directory / "journal"
         self.broker: Any = redis.Redis.from_url(broker_url)
         self.registry = Registry(registry_url, 10)
         self.registry.redis.flushdb()
         self._app = Celery(broker=broker_url)
+        self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._systemd.bind(str(directory / "notify"))
         (directory / "app.py").write_text(APP)
         command = [sys.executable, "-m", "celery", "--app", "app", "worker", "--queues", "sql_lab"]
         command += ["--concurrency", "2", "-O", "fair", "--without-gossip", "--without-mingle"]
@@ -68,8 +82,10 @@ class Machine:
                 "BROKER": broker_url,
                 "REGISTRY": registry_url,
                 "RUNTIME_DIRECTORY": str(directory),
+                FACTOR: "0.25",
+                "NOTIFY_SOCKET": str(directory / "notify"),
             },
-            stdout=(directory / "journal").open("w"),
+            stdout=self.journal.open("w"),
             stderr=subprocess.STDOUT,
         )
 
@@ -118,6 +134,34 @@ class Machine:
     def tell_to_stop(self) -> None:
         self.service.send_signal(signal.SIGTERM)
 
+    def stand_still(self) -> None:
+        """Let its event loop turn no more: remote control is a part of that."""
+        self._app.control.broadcast("stand_still", {"until": str(self._turns)})
+
+    def turn(self) -> None:
+        self._turns.touch()
+
+    def beats(self, times: int) -> None:
+        """Wait until it has beaten so often."""
+        for _ in range(times):
+            assert self.worker
+            last = self.worker.last_beat
+            until(lambda last=last: self.worker.last_beat > last, "it beats")  # type: ignore[misc]
+
+    def told(self) -> list[str]:
+        """What systemd was told since the last look."""
+        found = []
+        while True:
+            try:
+                found.append(self._systemd.recv(100).decode())
+            except BlockingIOError:
+                return found
+
+    def close(self) -> None:
+        self.service.kill()
+        self.service.wait()
+        self._systemd.close()
+
 
 @contextmanager
 def running(directory: Path, broker_url: str, registry_url: str) -> Iterator[Machine]:
@@ -126,9 +170,8 @@ def running(directory: Path, broker_url: str, registry_url: str) -> Iterator[Mac
         until(lambda: made.takers, "the worker takes tasks")
         yield made
     finally:
-        made.service.kill()
-        made.service.wait()
-        print((directory / "journal").read_text())
+        made.close()
+        print(made.journal.read_text())
 
 
 @pytest.fixture
@@ -197,7 +240,29 @@ def test_a_worker_drains_as_long_as_there_is_the_file(machine: Machine) -> None:
     until(lambda: machine.finished == ["first", "second"], "each is run once")
 
 
-def test_a_worker_that_has_lost_the_broker_stops_all_the_same(
+def test_a_worker_whose_event_loop_is_stuck_says_so_and_takes_nothing_until_it_turns(
+    machine: Machine,
+) -> None:
+    machine.send("first")
+    until(machine.runs(1), "it runs")
+    until(lambda: WATCHDOG in machine.told(), "systemd hears of its progress")
+    machine.stand_still()
+    until(lambda: machine.worker and machine.worker.stuck_seconds, "it says so")
+    assert machine.takers == 0
+    machine.told()
+    machine.finish("first")
+    until(lambda: machine.finished == ["first"], "what runs goes on")
+    machine.beats(3)
+    assert machine.told() == []
+    machine.turn()
+    until(lambda: machine.takers, "it takes tasks again")
+    assert WATCHDOG in machine.told()
+    machine.send("second")
+    machine.finish("second")
+    until(lambda: machine.finished == ["first", "second"], "it works")
+
+
+def test_a_worker_that_has_lost_the_broker_stops_all_the_same_and_makes_progress_meanwhile(
     tmp_path: Path, redis_url: str
 ) -> None:
     with (
@@ -207,7 +272,14 @@ def test_a_worker_that_has_lost_the_broker_stops_all_the_same(
         machine.send("first")
         until(machine.runs(1), "it runs")
         broker.kill()
+        until(lambda: "Cannot connect" in machine.journal.read_text(), "it tries again")
+        machine.told()
+        until(lambda: WATCHDOG in machine.told(), "systemd hears that it waits for Redis")
         machine.tell_to_stop()
+        until(lambda: machine.worker and machine.worker.draining, "it stops")
+        machine.told()
+        until(lambda: WATCHDOG in machine.told(), "systemd hears that a task runs")
+        assert not machine.worker.stuck_seconds
         machine.finish("first")
         machine.service.wait(60)
         assert machine.finished == ["first"]

@@ -60,7 +60,7 @@ def count(
     return QueueState(
         workers=queue.workers,
         draining=sum(worker.draining for worker in mine),
-        slots=sum(worker.slots for worker in mine if not worker.draining),
+        slots=sum(worker.slots for worker in mine if worker.takes),
         active=sum(worker.tasks for worker in mine),
         waiting=waiting,
         silent_seconds=queue.silent_seconds,
