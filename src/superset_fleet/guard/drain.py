@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ class Drain(StartStopStep):  # type: ignore[misc]
         self.changed: Callable[[], object] = lambda: None  # called when `draining` has changed
         self.in_loop = False  # whether the event loop is to turn
         self.turns = 0  # how often it was seen to
+        # What kombu does for this connection whenever the event loop turns, and what was done then
+        # before there was this connection.
+        self._receives: Set[Any] = frozenset()
+        self._before: Set[Any] = frozenset()
         self._stop: Any = None  # Celery's own way: its handler of the signal
         self._told: Callable[[], None] | None = None
 
@@ -53,12 +57,14 @@ class Drain(StartStopStep):  # type: ignore[misc]
             self._stop = signal.getsignal(signal.SIGTERM)
             signal.signal(signal.SIGTERM, self._terminated)
         self.in_loop = True
+        self._receives = consumer.hub.on_tick - self._before
         consumer.call_soon(self.look, consumer)
         consumer.timer.call_repeatedly(TIMES.drain_look_seconds, self.look, (consumer,))
 
-    def stop(self, _: Any) -> None:
+    def stop(self, consumer: Any) -> None:
         """The event loop is over: the broker is lost, or the worker stops."""
         self.in_loop = False
+        self._before = frozenset(consumer.hub.on_tick)
         if self._told:
             self._told()
 
@@ -78,6 +84,7 @@ class Drain(StartStopStep):  # type: ignore[misc]
         """Do what there is to do."""
         self.turns += 1
         notify_alive()
+        self._receive(consumer.hub)
         self._set(bool(self._told) or FILE.exists())
         if self.draining:
             consumer.task_consumer.cancel()
@@ -93,6 +100,16 @@ class Drain(StartStopStep):  # type: ignore[misc]
             state.task_ready(request)
         if self._told and not state.reserved_requests:
             self._told()
+
+    def _receive(self, hub: Any) -> None:
+        """Let the event loop receive from the broker, if it has forgotten to.
+
+        kombu before 5.7 forgets it whenever a channel of the connection is closed, as that of
+        remote control is when a command has failed: the worker lives, and takes nothing for ever.
+        """
+        if not self._receives <= hub.on_tick:
+            hub.on_tick |= self._receives
+            tell("receives_again")
 
 
 def too_early(consumer: Any) -> Iterator[Request]:

@@ -138,6 +138,12 @@ class Machine:
         """Let its event loop turn no more: remote control is a part of that."""
         self._app.control.broadcast("stand_still", {"until": str(self._turns)})
 
+    def fail_a_command(self) -> None:
+        """Send what its remote control cannot read: Celery then opens that channel anew."""
+        mailbox = self._app.control.mailbox
+        with self._app.producer_pool.acquire() as producer:
+            producer.publish([], exchange=mailbox.exchange, declare=[mailbox.exchange])
+
     def turn(self) -> None:
         self._turns.touch()
 
@@ -262,6 +268,16 @@ def test_a_worker_whose_event_loop_is_stuck_says_so_and_takes_nothing_until_it_t
     until(lambda: machine.finished == ["first", "second"], "it works")
 
 
+def test_a_worker_takes_tasks_after_a_channel_of_its_connection_was_closed(
+    machine: Machine,
+) -> None:
+    machine.fail_a_command()
+    until(lambda: "Control command error" in machine.journal.read_text(), "the command fails")
+    machine.send("first", "second", "third")
+    machine.finish("first", "second", "third")
+    until(lambda: len(machine.finished) == 3, "all have run")
+
+
 def test_a_worker_that_has_lost_the_broker_stops_all_the_same_and_makes_progress_meanwhile(
     tmp_path: Path, redis_url: str
 ) -> None:
@@ -279,6 +295,7 @@ def test_a_worker_that_has_lost_the_broker_stops_all_the_same_and_makes_progress
         until(lambda: machine.worker and machine.worker.draining, "it stops")
         machine.told()
         until(lambda: WATCHDOG in machine.told(), "systemd hears that a task runs")
+        assert machine.worker
         assert not machine.worker.stuck_seconds
         machine.finish("first")
         machine.service.wait(60)
