@@ -10,7 +10,7 @@ description:
   - Reads what the guard's workers say of themselves once a second in Redis.
   - With O(min), waits until so many workers take tasks from each of O(queues), and fails where
     there are fewer after O(timeout). The message names each queue that lacks workers.
-  - A worker that has been silent for six seconds, and one that is draining, takes no tasks.
+  - A worker that has been silent for six seconds, or is draining or stuck, takes no tasks.
   - Changes nothing, so it runs in check mode too.
 requirements: [redis]
 options:
@@ -108,6 +108,10 @@ workers:
     draining:
       description: Whether it takes no more tasks and finishes those that it runs.
       type: bool
+    stuck_seconds:
+      description: For how long its event loop, which takes tasks, has not turned; 0 if it turns.
+      type: float
+      sample: 0.0
     since:
       description: When it began, in UTC.
       type: str

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from celery import Celery
 from flask_caching.backends.rediscache import RedisCache
 
 from superset_fleet.state.facts import BROKER, GUARD
@@ -247,6 +248,21 @@ class Worker:
         self.process.signal(signal.SIGTERM, whole=False)
 
     @contextmanager
+    def stuck(self) -> Iterator[None]:
+        """Let its event loop stand still, while its threads and processes go on."""
+        stands = self._base.directory / f"{self.name} stands still"
+        broker = f"redis://127.0.0.1:{self._base.coordination.port}/{BROKER}"
+        with Celery(broker=broker, set_as_current=False) as celery:
+            celery.control.broadcast(
+                "stand_still", {"file": str(stands)}, destination=[f"worker@{self.name}"]
+            )
+        until(stands.exists, f"the event loop of {self.name} stands still")
+        try:
+            yield
+        finally:
+            stands.unlink()
+
+    @contextmanager
     def paused(self, whole: bool = True) -> Iterator[None]:
         """Let its processes stand still, or its main one."""
         self.process.signal(signal.SIGSTOP, whole)
@@ -266,6 +282,7 @@ def worker_command(name: str) -> tuple[str, list[str]]:
         celery_worker_stop_timeout_seconds=60,
         celery_worker_queues=QUERY_QUEUES,
         celery_worker_max_overflow=1,
+        superset_guard_enabled=True,
     )
     (start,) = [
         line.removeprefix("ExecStart=")

@@ -25,6 +25,7 @@ WORKER: dict[str, Any] = {
     "tasks": 0,
     "jobs": [],
     "draining": False,
+    "stuck_seconds": 0.0,
     "since": "2026-11-22T19:38:54Z",
     "silent_seconds": 0.4,
     "silent": False,
@@ -63,9 +64,9 @@ def test_a_worker_is_shown_with_its_machine() -> None:
 
 def test_who_takes_no_tasks_and_what_nobody_takes_is_marked() -> None:
     gone = WORKER | {"silent": True, "silent_seconds": 9.0}
-    draining = WORKER | {"draining": True}
-    shown = tables(known([gone, draining], [QUEUE | {"workers": 0}]), {}).splitlines()
-    assert [line[0] for line in shown if line] == [" ", "!", "!", " ", "!"]
+    draining, stuck = WORKER | {"draining": True}, WORKER | {"stuck_seconds": 4.0}
+    shown = tables(known([gone, draining, stuck], [QUEUE | {"workers": 0}]), {}).splitlines()
+    assert [line[0] for line in shown if line] == [" ", "!", "!", "!", " ", "!"]
 
 
 def test_a_queue_whose_worker_would_be_started_is_not_marked() -> None:
@@ -88,6 +89,7 @@ def test_a_queue_whose_worker_would_be_started_is_not_marked() -> None:
             {"draining": True, "tasks": 1, "jobs": [{"job": "query:1", "seconds": 60.0}]},
             "draining, query:1 (60 s)",
         ),
+        ({"stuck_seconds": 8.8, "tasks": 1}, "stuck for 9 s, 1 other task"),
     ],
 )
 def test_what_a_worker_does_is_said_in_words(what: dict[str, Any], words: str) -> None:

@@ -84,6 +84,7 @@ def worker(**changes: Any) -> dict[str, Any]:
         "slots": 2,
         "tasks": 1,
         "draining": False,
+        "stuck_seconds": 0.0,
         "silent": False,
         "silent_seconds": 0.4,
     } | changes
@@ -246,6 +247,13 @@ def test_a_fleet_that_is_well_has_no_marks() -> None:
                 "workers": [worker(draining=True)],
             },
             "draining, 1 of 2 slots busy",
+        ),
+        (
+            {
+                "instances": [instance("i-1", "celery_worker")],
+                "workers": [worker(stuck_seconds=8.8)],
+            },
+            "stuck for 9 s",
         ),
         ({"instances": [instance("i-1", "scheduler", healthy=False)]}, "InService, unhealthy"),
         (

@@ -67,11 +67,11 @@ def uncounted(_: list[str]) -> dict[str, int]:
             [WORKER, replace(WORKER, slots=4, tasks=2)],
             QueueState(workers=2, slots=6, active=3, silent_seconds=0.4),
         ),
-        # What drains still runs something, and offers no slot.
+        # What drains or is stuck still runs something, and offers no slot.
         (
             Queue(1, 0.4),
-            [WORKER, replace(WORKER, draining=True)],
-            QueueState(workers=1, draining=1, slots=2, active=2, silent_seconds=0.4),
+            [WORKER, replace(WORKER, draining=True), replace(WORKER, stuck_seconds=4.0)],
+            QueueState(workers=1, draining=1, slots=2, active=3, silent_seconds=0.4),
         ),
     ],
 )

@@ -47,6 +47,7 @@ def test_workers_say_what_they_take_and_run(registry: Registry, broker: Any) -> 
         "tasks": 3,
         "taken": {},
         "draining": False,
+        "stuck_seconds": 0.0,
         "since": "1970-01-01T00:00:01Z",
         "silent": False,
     }
@@ -77,15 +78,17 @@ def test_what_the_scaler_said_last_is_told_with_who_holds_it(
     assert said["silent_seconds"] < 5
 
 
-def test_draining_and_silent_workers_are_shown_and_do_not_count(
+def test_draining_silent_and_stuck_workers_are_shown_and_do_not_count(
     registry: Registry, broker: Any
 ) -> None:
     registry.beat("worker@vm-1#1", replace(WORKER, draining=True))
     registry.beat("worker@vm-2#1", OTHER)
+    registry.beat("worker@vm-3#1", replace(WORKER, stuck_seconds=8.8))
     silence(registry, "worker@vm-2#1", TIMES.silent_seconds + 1)
     state = celery_workers.look(registry, broker, ["sql_lab"])
-    assert [worker["draining"] for worker in state["workers"]] == [True, False]
-    assert [worker["silent"] for worker in state["workers"]] == [False, True]
+    assert [worker["draining"] for worker in state["workers"]] == [True, False, False]
+    assert [worker["silent"] for worker in state["workers"]] == [False, True, False]
+    assert [worker["stuck_seconds"] for worker in state["workers"]] == [0, 0, 8.8]
     assert [(queue["workers"], queue["slots"]) for queue in state["queues"]] == [(0, 0)]
 
 
@@ -127,7 +130,8 @@ def test_since_when_a_queue_has_no_worker_is_said(registry: Registry, broker: An
 
 def test_a_host_without_a_worker_that_takes_tasks_is_named(registry: Registry, broker: Any) -> None:
     registry.beat("worker@vm-1#1", WORKER)
-    registry.beat("worker@vm-2#1", replace(OTHER, draining=True))
+    registry.beat("worker@vm-2#1", replace(OTHER, stuck_seconds=8.8))
     _, problem = celery_workers.wait(registry, broker, [], 0, 0, ["vm-1", "vm-2"])
     assert "vm-2 has no worker that takes tasks" in problem
+    assert "worker@vm-2#1 (stuck for 9 s)" in problem
     assert "vm-1 has no" not in problem

@@ -1,6 +1,7 @@
 """Superset's configuration as the role writes it and as each service executes it."""
 
 import json
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,14 @@ def test_superset_without_the_guard_is_stock(
 
 
 @pytest.mark.parametrize("given", [False, True])
+def test_a_worker_that_waits_for_redis_is_not_taken_for_hung(config: Config) -> None:
+    """Its event loop may wait twice: for an answer, and then while it closes the connection."""
+    unit = templates.ROLES / "celery_worker/templates/celery-worker.service.j2"
+    (limit,) = re.findall(r"^WatchdogSec=(\d+)$", unit.read_text(), re.MULTILINE)
+    options = config("celery_worker").CeleryConfig.broker_transport_options
+    assert 2 * options["socket_timeout"] < int(limit)
+
+
 def test_web_machines_say_whether_they_are_ready_with_and_without_the_guard(
     config: Config, joined: list[object], given: bool
 ) -> None:

@@ -101,8 +101,8 @@ def test_a_web_server_that_stops_drains_first(render: Render) -> None:
     assert "touch %t/superset-web/draining && sleep 8" in stop
 
 
-def test_a_worker_takes_from_all_queues_unless_its_machine_says_which(render: Render) -> None:
-    unit = render(
+def worker_unit(render: Render, guarded: bool = True) -> list[str]:
+    return render(
         "celery_worker",
         "celery-worker.service.j2",
         celery_worker_concurrency=2,
@@ -110,7 +110,20 @@ def test_a_worker_takes_from_all_queues_unless_its_machine_says_which(render: Re
         celery_worker_max_overflow=2,
         celery_worker_stop_timeout_seconds=3720,
         celery_worker_queues=["sql_lab", "default"],
+        superset_guard_enabled=guarded,
     )
+
+
+def test_a_hung_worker_is_killed_and_started_again_where_the_guard_says_that_it_lives(
+    render: Render,
+) -> None:
+    unit = worker_unit(render)
+    assert {"WatchdogSec=30", "WatchdogSignal=SIGKILL", "Restart=on-failure"} <= {*unit}
+    assert not [line for line in worker_unit(render, guarded=False) if "Watchdog" in line]
+
+
+def test_a_worker_takes_from_all_queues_unless_its_machine_says_which(render: Render) -> None:
+    unit = worker_unit(render)
     every = unit.index("Environment=CELERY_WORKER_QUEUES=sql_lab,default")
     # Of two that name the same variable systemd takes the file.
     assert every < unit.index("EnvironmentFile=-/etc/fleet/machine.env")

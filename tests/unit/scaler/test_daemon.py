@@ -578,10 +578,13 @@ def test_a_policy_of_the_cloud_is_given_the_chance_to_start_one(rig: Rig) -> Non
     assert wake(rig).state == "ready"
 
 
-def test_a_worker_that_drains_is_none_that_starts(rig: Rig) -> None:
+@pytest.mark.parametrize("what", [{"draining": True}, {"stuck_seconds": 4.0}])
+def test_a_worker_that_drains_or_is_stuck_is_none_that_starts(
+    rig: Rig, what: dict[str, Any]
+) -> None:
     rig.group(desired=1)
     (machine,) = rig.machines()
-    rig.beat(machine, taken=1, draining=True)
+    rig.beat(machine, taken=1, **what)
     rig.tick()
     assert (wake(rig).state, rig.desired()) == ("ready", 1)
     rig.wait(1)

@@ -134,6 +134,45 @@ def test_a_worker_that_drains_takes_nothing_and_keeps_what_it_runs() -> None:
     assert case.held and case.queue_silent
 
 
+def stick(scene: Scene, name: str, seconds: float) -> None:
+    """Let a worker say that its event loop has not turned for so long."""
+    scene.workers[name] = replace(scene.workers[name], stuck_seconds=seconds)
+
+
+def test_a_stuck_worker_takes_nothing_and_keeps_what_it_runs() -> None:
+    scene = Scene("query:17")
+    # It does not see that what it had reserved has begun.
+    scene.add("worker@vm#1", reserved=["query:17"])
+    stick(scene, "worker@vm#1", 60.0)
+    case = scene.look(10, **RUNNING)["query:17"]
+    assert case.held and case.queue_silent
+
+
+def test_what_a_stuck_worker_has_reserved_is_an_orphan() -> None:
+    scene = Scene("query:17")
+    scene.add("worker@vm#1", reserved=["query:17"])
+    scene.add("worker@vm#2")
+    stick(scene, "worker@vm#1", 5.9)
+    assert scene.look(10)["query:17"].held
+    stick(scene, "worker@vm#1", 6.0)
+    case = scene.look(1)["query:17"]
+    assert not case.held and case.orphan_seconds == 6 and not case.queue_silent
+
+
+def test_what_a_stuck_worker_had_before_the_job_was_sent_again_does_not_count() -> None:
+    scene = Scene("query:17")
+    scene.add("worker@vm#1", reserved=["query:17"])
+    scene.look(1)
+    stuck_at = scene.time
+    sent_again = {"query:17": replace(JOB, attempt=2, at=stuck_at + 6)}
+    for seconds in range(7, 60):
+        stick(scene, "worker@vm#1", float(seconds))
+        scene.time = stuck_at + seconds - 1
+        assert scene.look(1, jobs=sent_again)["query:17"].orphan_seconds == 0
+    stick(scene, "worker@vm#1", 0.0)
+    assert scene.look(1)["query:17"].held
+
+
 def test_a_job_whose_process_was_killed_is_seen_although_its_worker_beats() -> None:
     scene = Scene("query:17")
     scene.add("worker@vm#1", active=["query:17"])
