@@ -158,9 +158,12 @@ class Heartbeat(threading.Thread):
         }
 
     def _stuck_seconds(self) -> float:
-        """Return for how long the event loop has not turned, 0 where that is nothing yet."""
+        """Return for how long the event loop has not turned, 0 where that is nothing yet.
+
+        While Redis does not answer this thread, that loop may be waiting for it, too.
+        """
         now, turns = time.monotonic(), self._drain.turns
-        if turns != self._turns or not self._drain.in_loop:
+        if turns != self._turns or self._lost or not self._drain.in_loop:
             if self._still >= TIMES.stuck_seconds:
                 tell("turns_again", worker=self._guard.worker)
             self._turns, self._turned, self._still = turns, now, 0.0
