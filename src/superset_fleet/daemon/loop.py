@@ -20,10 +20,10 @@ def notify(state: str, flags: int = 0) -> None:
             systemd.sendto(state.encode(), flags, address.replace("@", "\0", 1))
 
 
-def notify_alive() -> None:
+def notify_alive(more: str = "") -> None:
     """Tell systemd that this service makes progress; wait for nothing where it does not listen."""
     with contextlib.suppress(OSError):
-        notify("WATCHDOG=1", socket.MSG_DONTWAIT)
+        notify(f"{more}WATCHDOG=1", socket.MSG_DONTWAIT)
 
 
 def until_terminated() -> Callable[[float], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import beat_init, task_postrun, worker_process_init, worker_ready
 from psycopg2.extras import wait_select
 
-from ..daemon.loop import notify
+from ..daemon.loop import notify, notify_alive
 
 Mutator = Callable[[Any], object]  # changes Superset's application
 
@@ -71,6 +72,24 @@ def notify_ready(**_: Any) -> None:
     notify("READY=1")
 
 
+def watch_ticks(sender: Any, **_: Any) -> None:
+    """Let systemd's watchdog watch whether a beat ticks, by the limit of its unit.
+
+    Only from the first tick on: before that nothing of it turns while it waits for the lock.
+    """
+    limit = os.environ.get("WATCHDOG_USEC")
+    if not limit:
+        return
+    notify("WATCHDOG_USEC=0")
+    tick = sender.scheduler.tick
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        notify_alive(f"WATCHDOG_USEC={limit}\n")
+        return tick(*args, **kwargs)
+
+    sender.scheduler.tick = watched
+
+
 def connect_signals() -> None:
     """Listen to Celery's signals.
 
@@ -81,6 +100,7 @@ def connect_signals() -> None:
         signal.connect(disconnect_teardown, weak=False)
     for signal in (worker_ready, beat_init):
         signal.connect(notify_ready, weak=False)
+    beat_init.connect(watch_ticks, weak=False)
 
 
 # -- psycopg2 -------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import Any
 
 import psycopg2.extensions
 import pytest
-from celery import signals
+from celery import Celery, signals
+from celery.beat import Scheduler, Service
 from celery.exceptions import SoftTimeLimitExceeded
 
 from superset_fleet.guard import hooks, setup
@@ -80,6 +81,7 @@ def listening() -> Iterator[None]:
         signal.disconnect(hooks.disconnect_teardown)
     for signal in (signals.worker_ready, signals.beat_init):
         signal.disconnect(hooks.notify_ready)
+    signals.beat_init.disconnect(hooks.watch_ticks)
 
 
 @pytest.fixture
@@ -113,6 +115,24 @@ def test_systemd_is_told_when_a_worker_or_a_beat_is_ready(
     superset("superset.tasks.celery_app", teardown=teardown)
     signal.send(sender=None)
     assert systemd.recv(100) == b"READY=1"
+
+
+@pytest.mark.usefixtures("listening")
+def test_systemd_watches_a_beat_from_its_first_tick_on(
+    systemd: socket.socket, superset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    superset("superset.tasks.celery_app", teardown=teardown)
+    monkeypatch.setenv("WATCHDOG_USEC", "5000000")
+    beat = Service(Celery(set_as_current=False), max_interval=0.01, scheduler_cls=Scheduler)
+    thread = threading.Thread(target=beat.start)
+    thread.start()
+    try:
+        told = [systemd.recv(100) for _ in range(4)]
+    finally:
+        beat.stop()
+        thread.join()
+    ticks = [b"WATCHDOG_USEC=5000000\nWATCHDOG=1"] * 2
+    assert told == [b"READY=1", b"WATCHDOG_USEC=0", *ticks]
 
 
 @pytest.mark.parametrize("signal", [signals.worker_process_init, signals.beat_init], ids=repr)

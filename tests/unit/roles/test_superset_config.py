@@ -98,7 +98,6 @@ def test_superset_without_the_guard_is_stock(
     assert joined == []
 
 
-@pytest.mark.parametrize("given", [False, True])
 def test_a_worker_that_waits_for_redis_is_not_taken_for_hung(config: Config) -> None:
     """Its event loop may wait twice: for an answer, and then while it closes the connection."""
     unit = templates.ROLES / "celery_worker/templates/celery-worker.service.j2"
@@ -107,6 +106,7 @@ def test_a_worker_that_waits_for_redis_is_not_taken_for_hung(config: Config) -> 
     assert 2 * options["socket_timeout"] < int(limit)
 
 
+@pytest.mark.parametrize("given", [False, True])
 def test_web_machines_say_whether_they_are_ready_with_and_without_the_guard(
     config: Config, joined: list[object], given: bool
 ) -> None:

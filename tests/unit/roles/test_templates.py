@@ -118,7 +118,7 @@ def test_a_hung_worker_is_killed_and_started_again_where_the_guard_says_that_it_
     render: Render,
 ) -> None:
     unit = worker_unit(render)
-    assert {"WatchdogSec=30", "WatchdogSignal=SIGKILL", "Restart=on-failure"} <= {*unit}
+    assert {"WatchdogSec=25", "WatchdogSignal=SIGKILL", "Restart=on-failure"} <= {*unit}
     assert not [line for line in worker_unit(render, guarded=False) if "Watchdog" in line]
 
 
