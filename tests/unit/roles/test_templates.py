@@ -155,6 +155,16 @@ def test_what_hardens_services_is_said_once_for_all(unit: str, render: Render) -
     } & directives == set()
 
 
+def test_whoever_tells_systemd_of_itself_is_watched_except_gunicorn() -> None:
+    """It says when it is ready, and not that it lives."""
+    units = {unit: path.read_text() for unit, path in SERVICES.items()}
+    telling = {unit for unit, text in units.items() if "\nType=notify\n" in text}
+    assert len(telling) > 5
+    assert {unit for unit in telling if "\nWatchdogSec=" not in units[unit]} == {
+        "superset-web.service"
+    }
+
+
 def test_a_browser_is_no_part_of_a_worker_s_sandbox(render: Render) -> None:
     browser = render("celery_worker", "superset-browser@.service.j2")
     assert hardened("celery-worker.service") and not hardened("superset-browser@.service")
