@@ -26,6 +26,13 @@ class Times:
     keep_seconds: float = 3.0  # how often a run looks whether its job is still its own
     drain_look_seconds: float = 1.0  # Celery's event loop does not turn more often by itself
 
+    # -- Databases, Superset's own and those that queries are about
+    connect_seconds: float = 5.0  # for a connection
+    # A machine from which not even TCP heard for so long is gone or cut off: its kernel answers,
+    # however long its database works. Short enough that slot and thread are free within a minute.
+    cut_seconds: float = 30.0
+    cancel_seconds: float = 5.0  # for a database to hear that it is to stop a query
+
     # -- Watchdog and scaler
     lead_seconds: float = 6.0  # so long after the last sign of a leader another one leads
 

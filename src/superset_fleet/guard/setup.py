@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2.extensions
 
 from ..state.jobs import TASKS
-from . import hooks, publish, run, worker
+from . import databases, hooks, publish, run, worker
 from .context import EXTENSION, Guard
 from .web import app as web
 from .web.ready import Ready
@@ -51,4 +51,4 @@ def listen(service: str) -> None:
     """Listen to Celery's signals, and in a worker to the time limit while PostgreSQL works."""
     hooks.connect_signals()
     if service == "celery_worker":
-        psycopg2.extensions.set_wait_callback(hooks.wait)
+        psycopg2.extensions.set_wait_callback(databases.wait)
