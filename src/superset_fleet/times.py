@@ -33,6 +33,13 @@ class Times:
     cut_seconds: float = 30.0
     cancel_seconds: float = 5.0  # for a database to hear that it is to stop a query
 
+    # -- What hangs while a user waits: told within three seconds, and to the next ones at once
+    web_connect_seconds: float = 2.0  # for a connection of a web process to the metadata database
+    web_redis_seconds: float = 1.0  # for an answer of Redis where it has events and locks
+    look_seconds: float = 1.0  # of the database's silence, and then for a look whether it hangs
+    moment_seconds: float = 0.5  # for who hung a moment ago
+    hang_seconds: float = 1.0  # so long nobody else waits for a Redis that hung
+
     # -- Watchdog and scaler
     lead_seconds: float = 6.0  # so long after the last sign of a leader another one leads
 

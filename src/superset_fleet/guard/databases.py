@@ -5,14 +5,17 @@ Drivers wait for an answer for hours, or for ever, where a machine is gone witho
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg2
+import psycopg2.extensions
 from celery.exceptions import SoftTimeLimitExceeded
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, STATUS_SETUP
 from sqlalchemy.exc import ArgumentError
@@ -75,6 +78,47 @@ def patient(query_seconds: int, overrides: Mutator | None) -> Mutator:
 
 
 # -- psycopg2 -------------------------------------------------------------------------------------
+class Silent(psycopg2.OperationalError):  # type: ignore[misc]
+    """A database says nothing, though it may take connections."""
+
+
+class Metadata(psycopg2.extensions.connection):  # type: ignore[misc]
+    """A connection to Superset's own database, whose silence nobody sits out.
+
+    An answer may take long, so a silence alone says little. But a database that works gives or
+    refuses another connection at once. One that does not hangs, and as long as that is the last
+    that was known of it each request has no more than a moment to hear something.
+    """
+
+    hangs = False  # as this process knows it
+    looked = -math.inf
+    looking = threading.Lock()  # one thread of a process does
+
+    def look(self) -> None:
+        """Raise Silent where the database hangs."""
+        with Metadata.looking:
+            if not Metadata.hangs and time.monotonic() - Metadata.looked > TIMES.look_seconds:
+                at = {**self.info.dsn_parameters, "password": self.info.password}
+                try:
+                    seconds = whole(TIMES.look_seconds)
+                    psycopg2.connect(**{**at, "connect_timeout": seconds}).close()
+                except Silent:
+                    Metadata.hangs = True
+                except psycopg2.Error:  # it refuses
+                    pass
+                Metadata.looked = time.monotonic()
+        if Metadata.hangs:
+            raise Silent("The metadata database does not answer.")
+
+
+# Of a web process. Its user waits, so less than LIBPQ's.
+METADATA = {
+    **LIBPQ,
+    "connect_timeout": whole(TIMES.web_connect_seconds),
+    "connection_factory": Metadata,
+}
+
+
 def wait(connection: Any) -> None:
     """Wait for PostgreSQL in Python, where the signal of the time limit is heard.
 
@@ -82,18 +126,27 @@ def wait(connection: Any) -> None:
     row in the state `running` for ever. The database is told to stop, too. Libpq does not see to
     its own connect_timeout here.
     """
-    seconds = connect_seconds(connection) if connection.status == STATUS_SETUP else 0
+    connecting, metadata = connection.status == STATUS_SETUP, isinstance(connection, Metadata)
+    seconds = connect_seconds(connection) if connecting else metadata * TIMES.look_seconds
+    if metadata and Metadata.hangs:
+        seconds = TIMES.moment_seconds
     until = time.monotonic() + seconds
     try:
         while (state := connection.poll()) != POLL_OK:
             ready = select.poll()
             ready.register(connection.fileno(), EVENTS[state])
-            left = max(0.0, until - time.monotonic()) * 1000 if seconds else None
-            if not ready.poll(left):
-                raise psycopg2.OperationalError(timed_out(connection, seconds))
+            while not ready.poll(max(0, until - time.monotonic()) * 1000 if seconds else None):
+                if connecting:
+                    Metadata.hangs |= metadata
+                    raise Silent(timed_out(connection, seconds))
+                connection.look()
+                until = time.monotonic() + seconds
+            if not connecting:
+                until = time.monotonic() + seconds
     except SoftTimeLimitExceeded:
         cancel(connection)
         raise
+    Metadata.hangs &= not metadata
 
 
 def connect_seconds(connection: Any) -> int:
@@ -101,12 +154,12 @@ def connect_seconds(connection: Any) -> int:
     return max(0, int(connection.info.dsn_parameters.get("connect_timeout") or 0))
 
 
-def timed_out(connection: Any, seconds: int) -> str:
-    """Return what libpq would say, and that it was told to."""
+def timed_out(connection: Any, seconds: float) -> str:
+    """Return what libpq would say."""
     at = connection.info.dsn_parameters
     return (
         f'connection to server at "{at.get("hostaddr") or at.get("host")}", port {at.get("port")} '
-        f"failed: timeout expired (connect_timeout: {seconds} s)"
+        f"failed: timeout expired after {seconds:g} s"
     )
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.engine import make_url
 
 from superset_fleet.guard import databases
 from superset_fleet.times import TIMES
+from tests.support.servers import Mute
 
 
 # -- Options of drivers ---------------------------------------------------------------------------
@@ -96,13 +97,6 @@ def waits() -> Iterator[None]:
         psycopg2.extensions.set_wait_callback(None)
 
 
-@pytest.fixture
-def mute() -> Iterator[int]:
-    """A port that takes connections, and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Let the time limit's signal come."""
@@ -120,19 +114,19 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("waits")
-def test_connecting_to_a_host_that_says_nothing_fails_in_words(mute: int) -> None:
-    words = rf'"127\.0\.0\.1", port {mute} failed: timeout expired \(connect_timeout: 1 s\)'
+def test_connecting_to_a_host_that_says_nothing_fails_in_words(mute: Mute) -> None:
+    words = rf'"127\.0\.0\.1", port {mute.port} failed: timeout expired after 1 s'
     with pytest.raises(psycopg2.OperationalError, match=words):
-        psycopg2.connect(host="127.0.0.1", port=mute, user="u", dbname="d", connect_timeout=1)
+        psycopg2.connect(host="127.0.0.1", port=mute.port, user="u", dbname="d", connect_timeout=1)
 
 
 @pytest.mark.parametrize("limit", [{}, {"connect_timeout": 0}, {"connect_timeout": -1}])
 @pytest.mark.usefixtures("waits")
 def test_connecting_without_a_limit_is_stopped_by_the_time_limit(
-    mute: int, limit: dict[str, int]
+    mute: Mute, limit: dict[str, int]
 ) -> None:
     with time_limit(0.1), pytest.raises(SoftTimeLimitExceeded):
-        psycopg2.connect(host="127.0.0.1", port=mute, user="u", dbname="d", **limit)
+        psycopg2.connect(host="127.0.0.1", port=mute.port, user="u", dbname="d", **limit)
 
 
 class Connection:
@@ -140,15 +134,15 @@ class Connection:
 
     status = STATUS_READY
 
-    def __init__(self, mute: int, told: Path) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", mute))
+    def __init__(self, mute: Mute, told: Path) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", mute.port))
         self._told = told
 
-    def poll(self) -> int:
+    def poll(self) -> Any:
         return POLL_READ
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self.socket.fileno()
 
     def cancel(self) -> None:
         self._told.touch()
@@ -164,7 +158,7 @@ class Deaf(Connection):
 
 @pytest.mark.parametrize("kind", [Connection, Deaf])
 def test_the_database_is_told_to_stop_at_the_time_limit(
-    kind: type[Connection], mute: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Connection], mute: Mute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(databases, "TIMES", TIMES.scaled(0.1))
     connection = kind(mute, tmp_path / "told")
@@ -173,7 +167,7 @@ def test_the_database_is_told_to_stop_at_the_time_limit(
     assert (tmp_path / "told").exists()
 
 
-def test_a_query_that_finishes_is_not_cancelled(mute: int, tmp_path: Path) -> None:
+def test_a_query_that_finishes_is_not_cancelled(mute: Mute, tmp_path: Path) -> None:
     connection = Connection(mute, tmp_path / "told")
     connection.poll = lambda: POLL_OK  # type: ignore[method-assign]
     databases.wait(connection)

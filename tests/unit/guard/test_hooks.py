@@ -127,8 +127,10 @@ def test_what_superset_has_left_over_is_taken_off_where_tasks_run(
         assert not [name for name, _ in signals.task_postrun.send(sender=None) if name is teardown]
 
 
-@pytest.mark.parametrize(("service", "waits"), [("celery_worker", True), ("superset_web", False)])
-def test_workers_alone_hear_the_time_limit_while_postgresql_works(
+@pytest.mark.parametrize(
+    ("service", "waits"), [("celery_worker", True), ("superset_web", True), ("scheduler", False)]
+)
+def test_workers_hear_the_time_limit_and_web_processes_silence_while_postgresql_works(
     monkeypatch: pytest.MonkeyPatch, service: str, waits: bool
 ) -> None:
     monkeypatch.setattr(hooks, "connect_signals", lambda: None)
