@@ -49,7 +49,7 @@ def options_of(driver: str, query_seconds: int) -> Mapping[str, int]:
     connect = LIBPQ["connect_timeout"]
     if driver in ("psycopg2", "psycopg"):  # of PostgreSQL, Redshift, CockroachDB and others
         return LIBPQ
-    if driver in ("mysqldb", "pymysql"):  # of MySQL, MariaDB, StarRocks, Doris and others
+    if driver in ("mysqldb", "pymysql"):  # of MySQL, MariaDB and others
         return {"connect_timeout": connect, "read_timeout": query_seconds}
     if driver == "mysqlconnector":
         return {"connection_timeout": connect}
@@ -68,7 +68,7 @@ def patient(query_seconds: int, overrides: Mutator | None) -> Mutator:
             url, options = overrides(url, options, *others)
         try:
             ours = options_of(url.get_driver_name(), query_seconds)
-        except (ArgumentError, ImportError):  # there is no such driver, which Superset tells
+        except (ArgumentError, AttributeError, ImportError):  # none, or one without a name
             return url, options
         given = options.get("connect_args") or {}
         missing = {name: ours[name] for name in ours if name not in url.query}
