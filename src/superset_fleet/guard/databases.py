@@ -124,25 +124,22 @@ def wait(connection: Any) -> None:
 
     Within libpq it is not, and the query runs until its process is killed, which leaves its
     row in the state `running` for ever. The database is told to stop, too. Libpq does not see to
-    its own connect_timeout here.
+    its own connect_timeout here; ours is for each answer, so that it does not matter how busy this
+    process is.
     """
     connecting, metadata = connection.status == STATUS_SETUP, isinstance(connection, Metadata)
     seconds = connect_seconds(connection) if connecting else metadata * TIMES.look_seconds
     if metadata and Metadata.hangs:
         seconds = TIMES.moment_seconds
-    until = time.monotonic() + seconds
     try:
         while (state := connection.poll()) != POLL_OK:
             ready = select.poll()
             ready.register(connection.fileno(), EVENTS[state])
-            while not ready.poll(max(0, until - time.monotonic()) * 1000 if seconds else None):
+            while not ready.poll(seconds * 1000 or None):
                 if connecting:
                     Metadata.hangs |= metadata
                     raise Silent(timed_out(connection, seconds))
                 connection.look()
-                until = time.monotonic() + seconds
-            if not connecting:
-                until = time.monotonic() + seconds
     except SoftTimeLimitExceeded:
         cancel(connection)
         raise
@@ -150,7 +147,7 @@ def wait(connection: Any) -> None:
 
 
 def connect_seconds(connection: Any) -> int:
-    """Return how long connecting may take, 0 for as long as it takes."""
+    """Return how long an answer may take while connecting, 0 for as long as it takes."""
     return max(0, int(connection.info.dsn_parameters.get("connect_timeout") or 0))
 
 
