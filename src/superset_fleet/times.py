@@ -29,6 +29,20 @@ class Times:
     # sent then is refused, or taken by another worker, within 6 seconds.
     stuck_seconds: float = 4.0
 
+    # -- Databases, Superset's own and those that queries are about
+    connect_seconds: float = 5.0  # for a connection
+    # A machine from which not even TCP heard for so long is gone or cut off: its kernel answers,
+    # however long its database works. Short enough that slot and thread are free within a minute.
+    cut_seconds: float = 30.0
+    cancel_seconds: float = 5.0  # for a database to hear that it is to stop a query
+
+    # -- What hangs while a user waits: told within three seconds, and to the next ones at once
+    web_connect_seconds: float = 2.0  # for a connection of a web process to the metadata database
+    web_redis_seconds: float = 1.0  # for an answer of Redis where it has events and locks
+    look_seconds: float = 1.0  # of the database's silence, and then for a look whether it hangs
+    moment_seconds: float = 0.5  # for who hung a moment ago
+    hang_seconds: float = 1.0  # so long nobody else waits for a Redis that hung
+
     # -- Watchdog and scaler
     lead_seconds: float = 6.0  # so long after the last sign of a leader another one leads
 

@@ -25,6 +25,7 @@ import requests
 from celery import Celery
 from flask_caching.backends.rediscache import RedisCache
 
+from superset_fleet.roles import WEB
 from superset_fleet.state.facts import BROKER, GUARD
 from superset_fleet.state.jobs import QUERY_QUEUES
 from superset_fleet.state.records import Run
@@ -141,7 +142,7 @@ class Base:
         return {
             "SUPERSET_CONFIG_PATH": str(self.config(policy)),
             "SUPERSET_FACTS": str(facts),
-            "WAREHOUSE": f"host=127.0.0.1 port={port} user=superset dbname=warehouse",
+            "WAREHOUSE": f"postgresql://superset@127.0.0.1:{port}/warehouse",
         }
 
     def start(
@@ -170,7 +171,7 @@ class Base:
         """Return the URL of a web process."""
         if policy not in self._webs:
             port = free_port()
-            environment = self.environment(policy, self.facts) | {"SUPERSET_SERVICE": "web"}
+            environment = self.environment(policy, self.facts) | {"SUPERSET_SERVICE": WEB}
             self.start("superset.app:serve", [str(port)], environment)
             url = f"http://127.0.0.1:{port}"
 
@@ -476,10 +477,10 @@ class Fleet:
         )
 
     def ask(self, path: str, request: Mapping[str, Any]) -> requests.Response:
-        """Ask the web process, as this fleet's one user."""
+        """Ask the web process, as this fleet's one user, who does not wait for long."""
         headers = {"channel": self._channel}
         return requests.post(
-            f"{self._url}/api/v1/{path}", json=request, headers=headers, timeout=60
+            f"{self._url}/api/v1/{path}", json=request, headers=headers, timeout=20
         )
 
     def health(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 from tests.harness.jobs import KINDS, send
@@ -19,32 +18,35 @@ def restarts(fleet: Fleet, _: float) -> Query:
     return fleet.send("select 1")
 
 
-def is_away(fleet: Fleet, seconds: float) -> Query:
-    fleet.base.coordination.stop()
-    try:
-        began = time.monotonic()
-        refused = fleet.send("select 1")
-        assert refused.status == "refused"
-        assert "broker" in refused.error
-        rows = fleet.base.postgres.sql(
-            "superset",
-            "select status, error_message from query where client_id = %s",
-            refused.client_id,
-        )
-        assert rows == [("failed", refused.error)]
-        time.sleep(max(0.0, seconds - (time.monotonic() - began)))
-    finally:
-        fleet.base.coordination.start()
+def refuses(fleet: Fleet, seconds: float) -> Query:
+    """Send a query that is refused while the outage lasts, which takes so long."""
+    began = time.monotonic()
+    refused = fleet.send("select 1")
+    assert refused.status == "refused"
+    assert "broker" in refused.error
+    rows = fleet.base.postgres.sql(
+        "superset",
+        "select status, error_message from query where client_id = %s",
+        refused.client_id,
+    )
+    assert rows == [("failed", refused.error)]
+    time.sleep(max(0.0, seconds - (time.monotonic() - began)))
     return refused
 
 
+def is_away(fleet: Fleet, seconds: float) -> Query:
+    fleet.base.coordination.stop()
+    try:
+        return refuses(fleet, seconds)
+    finally:
+        fleet.base.coordination.start()
+
+
 def is_silent(fleet: Fleet, seconds: float) -> Query:
-    with ThreadPoolExecutor(1) as pool:
-        with fleet.base.coordination.silent():
-            # Its packets come through in the end, or its sender gives up.
-            late = pool.submit(fleet.send, "select 1")
-            time.sleep(seconds)
-        return late.result()
+    with fleet.base.coordination.silent():
+        refused = refuses(fleet, seconds)
+    until(lambda: fleet.send("select 1").id, "the broker is asked again")
+    return refused
 
 
 OUTAGES: list[Callable[[Fleet, float], Query]] = [restarts, is_away, is_silent]

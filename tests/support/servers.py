@@ -5,7 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import redis
@@ -28,6 +28,30 @@ def start_redis(directory: Path, port: int, *options: str) -> subprocess.Popen[b
     server = subprocess.Popen(command, executable=program, cwd=directory, stdout=subprocess.DEVNULL)
     wait_for(f"redis://127.0.0.1:{port}/0")
     return server
+
+
+class Mute:
+    """A port of 127.0.0.1 that takes connections, and says nothing."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server.setblocking(False)
+        self._taken: list[socket.socket] = []
+        self.port: int = self._server.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def connections(self) -> int:
+        """How many there were."""
+        with suppress(BlockingIOError):
+            while True:
+                self._taken.append(self._server.accept()[0])
+        return len(self._taken)
+
+    def close(self) -> None:
+        """Close all."""
+        for each in (self._server, *self._taken):
+            each.close()
 
 
 @contextmanager

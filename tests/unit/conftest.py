@@ -7,7 +7,7 @@ import pytest
 
 from superset_fleet.state.registry import Registry
 from tests.support.haproxy_server import Balancer, Web, balancer
-from tests.support.servers import redis_server
+from tests.support.servers import Mute, redis_server
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +24,14 @@ def registry(redis_url: str) -> Iterator[Registry]:
     registry.redis.flushall()
     yield registry
     registry.redis.close()
+
+
+@pytest.fixture
+def mute() -> Iterator[Mute]:
+    """A server that hangs."""
+    server = Mute()
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -24,6 +24,14 @@ def test_the_admin_account_is_there(host, fact):
     assert "role:[Admin]" in accounts
 
 
+def test_a_connection_whose_other_side_is_gone_is_noticed_within_a_minute(host):
+    idle, between, times = (
+        int(host.check_output(f"cat /proc/sys/net/ipv4/tcp_keepalive_{name}"))
+        for name in ("time", "intvl", "probes")
+    )
+    assert idle + between * times < 60
+
+
 def test_the_installed_packages_are_the_locked_ones(host):
     lines = host.check_output("cat /opt/superset/requirements.txt").splitlines()
     locked = {line.split()[0] for line in lines if "==" in line and ";" not in line}

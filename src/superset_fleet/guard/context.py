@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis import RedisError
 
 from ..daemon.journal import in_words, tell
 from ..state.registry import Registry
+from .hangs import Breaker
 
 EXTENSION = "superset_fleet_guard"  # its place in Flask's app.extensions
 
@@ -26,6 +27,7 @@ class Guard:
     wake: bool = False
     app: Any = None  # Superset's application
     worker: str = ""  # name of this life of the worker, in its processes
+    broker: Breaker = field(default_factory=Breaker)
 
     def forget(self, job: str) -> None:
         """Take off a job that is over; the watchdog does it where this fails."""

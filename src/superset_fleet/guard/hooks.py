@@ -1,4 +1,4 @@
-"""What superset_config.py hooks into Superset, Celery, psycopg2 and gunicorn, guarded or not."""
+"""What superset_config.py hooks into Superset, Celery and gunicorn, guarded or not."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import beat_init, task_postrun, worker_process_init, worker_ready
-from psycopg2.extras import wait_select
 
 from ..daemon.loop import notify, notify_alive
 
@@ -101,20 +99,6 @@ def connect_signals() -> None:
     for signal in (worker_ready, beat_init):
         signal.connect(notify_ready, weak=False)
     beat_init.connect(watch_ticks, weak=False)
-
-
-# -- psycopg2 -------------------------------------------------------------------------------------
-def wait(connection: Any) -> None:
-    """Wait for PostgreSQL in Python, where the signal of the time limit is heard.
-
-    Within libpq it is not, and the query runs until its process is killed, which leaves its
-    row in the state `running` for ever. The database is told to stop, too.
-    """
-    try:
-        wait_select(connection)
-    except SoftTimeLimitExceeded:
-        connection.cancel()
-        raise
 
 
 # -- gunicorn -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flask
+import redis
 from celery.utils import uuid
 from kombu.exceptions import OperationalError
 from kombu.utils import json
@@ -45,6 +46,7 @@ def admit(guard: Guard, task: Any, args: Any, kwargs: Any, options: dict[str, An
         tell("unguarded", job=name, reason=in_words(error))
         return False
     if empty:
+        guard.broker.tell(hung=False)  # it was not asked
         raise Refused(no_worker(queue, empty, guard.wake), name, "no_worker")
     return bool(name)
 
@@ -70,15 +72,20 @@ def around(guard: Guard) -> Callable[[Any], Any]:
             if query_id is not None and flask.has_request_context():
                 options.setdefault("priority", share(query_id))
             try:
+                if not guard.broker.allows():
+                    raise Refused(unreachable(redis.TimeoutError()), name, "broker")
                 admitted = admit(guard, self, args, kwargs, options)
                 try:
-                    return original(self, args, kwargs, **options)
+                    sent = original(self, args, kwargs, **options)
                 except Exception as error:
                     if admitted:
                         guard.forget(name)
                     if isinstance(error, OperationalError):
+                        guard.broker.tell(hung=isinstance(error.__cause__, redis.TimeoutError))
                         raise Refused(unreachable(error), name, "broker") from error
                     raise
+                guard.broker.tell(hung=False)
+                return sent
             except Refused as refused:
                 report(guard, refused)
                 raise

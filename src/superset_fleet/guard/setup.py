@@ -8,8 +8,9 @@ from typing import Any
 
 import psycopg2.extensions
 
+from ..roles import WEB, WORKER
 from ..state.jobs import TASKS
-from . import hooks, publish, run, worker
+from . import databases, hangs, hooks, publish, run, worker
 from .context import EXTENSION, Guard
 from .web import app as web
 from .web.ready import Ready
@@ -33,7 +34,7 @@ def task_annotations(
 
 def mutator(service: str, redis_urls: Mapping[str, str], guard: Guard | None) -> hooks.Mutator:
     """Return FLASK_APP_MUTATOR, which adds to Superset's application what is the fleet's."""
-    ready = [Ready(redis_urls).install] if service == "superset_web" else []
+    ready = [Ready(redis_urls).install, hangs.bound] if service == WEB else []
     guards = [functools.partial(join, guard)] if guard else []
     return hooks.in_turn(*ready, *guards)
 
@@ -48,7 +49,7 @@ def join(guard: Guard, app: Any) -> None:
 
 
 def listen(service: str) -> None:
-    """Listen to Celery's signals, and in a worker to the time limit while PostgreSQL works."""
+    """Listen to Celery's signals, and where PostgreSQL works to time limits and to its silence."""
     hooks.connect_signals()
-    if service == "celery_worker":
-        psycopg2.extensions.set_wait_callback(hooks.wait)
+    if service in (WORKER, WEB):
+        psycopg2.extensions.set_wait_callback(databases.wait)

@@ -122,8 +122,9 @@ class Registry:
             decode_responses=True,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
-            # Once more, at once, for a connection that a restart of Redis has closed.
-            retry=Retry(NoBackoff(), 1),
+            # Once more, at once, for a connection that a restart of Redis has closed. Where Redis
+            # is silent another look is silent, too, and redis-py would look for minutes.
+            retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
             health_check_interval=30,
         )
         self._scripts = {

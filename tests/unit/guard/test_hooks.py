@@ -1,4 +1,4 @@
-"""What is called by Superset, Celery, psycopg2 and gunicorn, guarded or not."""
+"""What is called by Superset, Celery and gunicorn, guarded or not."""
 
 import socket
 import sys
@@ -13,9 +13,8 @@ import psycopg2.extensions
 import pytest
 from celery import Celery, signals
 from celery.beat import Scheduler, Service
-from celery.exceptions import SoftTimeLimitExceeded
 
-from superset_fleet.guard import hooks, setup
+from superset_fleet.guard import databases, hooks, setup
 
 
 @pytest.fixture
@@ -148,41 +147,16 @@ def test_what_superset_has_left_over_is_taken_off_where_tasks_run(
         assert not [name for name, _ in signals.task_postrun.send(sender=None) if name is teardown]
 
 
-class Connection:
-    """A connection of psycopg2 in which a query runs."""
-
-    cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-def test_the_database_is_told_to_stop_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: Connection) -> None:
-        raise SoftTimeLimitExceeded
-
-    monkeypatch.setattr(hooks, "wait_select", interrupted)
-    connection = Connection()
-    with pytest.raises(SoftTimeLimitExceeded):
-        hooks.wait(connection)
-    assert connection.cancelled
-
-
-def test_a_query_that_finishes_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hooks, "wait_select", lambda _: None)
-    connection = Connection()
-    hooks.wait(connection)
-    assert not connection.cancelled
-
-
-@pytest.mark.parametrize(("service", "waits"), [("celery_worker", True), ("superset_web", False)])
-def test_workers_alone_hear_the_time_limit_while_postgresql_works(
+@pytest.mark.parametrize(
+    ("service", "waits"), [("celery_worker", True), ("superset_web", True), ("scheduler", False)]
+)
+def test_workers_hear_the_time_limit_and_web_processes_silence_while_postgresql_works(
     monkeypatch: pytest.MonkeyPatch, service: str, waits: bool
 ) -> None:
     monkeypatch.setattr(hooks, "connect_signals", lambda: None)
     try:
         setup.listen(service)
-        assert (psycopg2.extensions.get_wait_callback() is hooks.wait) is waits
+        assert (psycopg2.extensions.get_wait_callback() is databases.wait) is waits
     finally:
         psycopg2.extensions.set_wait_callback(None)
 

@@ -13,6 +13,7 @@ from superset_fleet.state.jobs import job_name, query_id_of
 from superset_fleet.state.records import Queue, Wake, Worker
 from superset_fleet.state.registry import Registry
 from superset_fleet.times import TIMES
+from tests.support.servers import Mute
 
 METADATA = {"job_id": "1f0c", "channel_id": "c"}
 AT_ONCE = replace(TIMES, redis_start_seconds=-1)  # Redis may have just started
@@ -113,6 +114,27 @@ def test_a_broker_that_does_not_answer_is_told_and_nothing_is_left_in_the_regist
     with pytest.raises(refusals.Refused, match="does not answer") as refused:
         guarded(guard, NOWHERE).delay(17, "select 1")
     assert (refused.value.reason, refused.value.job) == ("broker", "query:17")
+    assert guard.registry.jobs() == {}
+
+
+def test_a_broker_that_hung_a_moment_ago_is_not_waited_for_again(
+    redis_url: str, mute: Mute
+) -> None:
+    guard = Guard(Registry(redis_url))
+    guard.registry.beat("worker@vm#1", Worker("vm", 1, ["sql_lab"], 1))
+    task = guarded(guard, mute.url)
+    task.app.conf.update(
+        broker_transport_options={"socket_timeout": 0.1},
+        task_publish_retry=True,
+        task_publish_retry_policy={"max_retries": 1, "interval_start": 0},
+    )
+    connections = []
+    for query in (17, 18):
+        with pytest.raises(refusals.Refused, match=r"does not answer \(TimeoutError\)") as refused:
+            task.delay(query, "select 1")
+        assert (refused.value.reason, refused.value.job) == ("broker", f"query:{query}")
+        connections.append(mute.connections)
+    assert 0 < connections[0] == connections[1]
     assert guard.registry.jobs() == {}
 
 

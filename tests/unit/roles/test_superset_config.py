@@ -9,10 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import make_url
 
-from superset_fleet.guard import hooks, setup
+from superset_fleet.guard import hangs, hooks, setup
+from superset_fleet.guard.databases import LIBPQ, Metadata
 from superset_fleet.guard.web.ready import Ready
 from superset_fleet.state.jobs import TASKS
+from superset_fleet.times import TIMES
 from tests.support import templates
 
 GIVEN = {
@@ -43,6 +46,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     joined: list[object] = []
     monkeypatch.setattr(setup, "join", lambda guard, app: joined.append(guard))
     monkeypatch.setattr(Ready, "install", lambda ready, app: joined.append("ready"))
+    monkeypatch.setattr(hangs, "bound", lambda app: joined.append("bound"))
     return joined
 
 
@@ -212,6 +216,34 @@ def test_each_cache_has_names_of_its_own(config: Config) -> None:
     ]
 
 
+# -- Patience -------------------------------------------------------------------------------------
+def test_a_user_learns_within_three_seconds_that_redis_hangs(config: Config) -> None:
+    found = config()
+    registry = found.guard.registry.redis.connection_pool.connection_kwargs["socket_timeout"]
+    sent = found.CeleryConfig.broker_transport_options["socket_timeout"]
+    tries = 1 + found.CeleryConfig.task_publish_retry_policy["max_retries"]
+    limits = found.RATELIMIT_STORAGE_OPTIONS["socket_timeout"]
+    # Each further try connects before.
+    assert limits + registry + sent + (tries - 1) * 2 * sent < 3
+
+
+@pytest.mark.parametrize("service", ["celery_worker", "scheduler"])
+def test_who_has_no_user_waiting_sits_out_what_redis_and_the_database_need(
+    config: Config, service: str
+) -> None:
+    found = config(service)
+    assert found.CeleryConfig.broker_transport_options["socket_timeout"] == 30
+    arguments = found.SQLALCHEMY_ENGINE_OPTIONS["connect_args"]
+    assert arguments == {"application_name": f"superset {service}", **LIBPQ}
+
+
+def test_a_web_process_looks_whether_its_silent_database_hangs(config: Config) -> None:
+    arguments = config().SQLALCHEMY_ENGINE_OPTIONS["connect_args"]
+    assert arguments["connection_factory"] is Metadata
+    seconds = arguments["connect_timeout"], 2 * TIMES.look_seconds + TIMES.moment_seconds
+    assert max(seconds) < 3
+
+
 # -- Overrides ------------------------------------------------------------------------------------
 def test_the_overrides_change_settings_of_superset_and_of_celery(config: Config) -> None:
     found = config(
@@ -229,7 +261,19 @@ def test_a_mutator_of_the_overrides_comes_first_and_the_fleet_s_stays(
 ) -> None:
     found = config(overrides="def FLASK_APP_MUTATOR(app):\n    app.append('theirs')\n")
     found.FLASK_APP_MUTATOR(joined)
-    assert joined == ["theirs", "ready", found.guard]
+    assert joined == ["theirs", "ready", "bound", found.guard]
+
+
+def test_a_mutator_of_connections_comes_first_and_the_fleet_s_stays(config: Config) -> None:
+    url = make_url("postgresql://db/warehouse")
+    theirs = "def DB_CONNECTION_MUTATOR(url, options, *_):\n"
+    theirs += "    return url, {'connect_args': {'connect_timeout': 9}}\n"
+    for overrides, seconds in (("", 5), ("DB_CONNECTION_MUTATOR = None\n", 5), (theirs, 9)):
+        mutate = config("celery_worker", overrides).DB_CONNECTION_MUTATOR
+        _, options = mutate(url, {}, "user", None, None)
+        assert options["connect_args"] == {**LIBPQ, "connect_timeout": seconds}
+    _, options = mutate(make_url("mysql://db/warehouse"), {}, "user", None, None)
+    assert options["connect_args"] == {"connect_timeout": 9, "read_timeout": 3600}
 
 
 def test_overrides_without_a_mutator_leave_the_fleet_s(
@@ -237,4 +281,4 @@ def test_overrides_without_a_mutator_leave_the_fleet_s(
 ) -> None:
     found = config(overrides="FLASK_APP_MUTATOR = None\n")
     found.FLASK_APP_MUTATOR(None)
-    assert joined == ["ready", found.guard]
+    assert joined == ["ready", "bound", found.guard]

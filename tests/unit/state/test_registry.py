@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import redis
 
 from superset_fleet.state import registry as guard
 from superset_fleet.state.records import (
@@ -19,6 +20,7 @@ from superset_fleet.state.records import (
 )
 from superset_fleet.state.registry import SCALER, Registry
 from superset_fleet.times import TIMES
+from tests.support.servers import Mute
 
 WORKER = Worker(host="vm", pid=1, queues=["sql_lab", "charts"], slots=2)
 JOB = Job(task="sql_lab.get_sql_results", task_id="t", queue="sql_lab")
@@ -44,6 +46,12 @@ def silence(registry: Registry, seconds: float) -> None:
             registry.redis.zadd(key, {"worker@vm#1": then})
     for queue in WORKER.queues:
         registry.redis.set(f"guard:seen:{queue}", then)
+
+
+def test_a_redis_that_hangs_is_asked_once(mute: Mute) -> None:
+    with pytest.raises(redis.TimeoutError):
+        Registry(mute.url, timeout_seconds=0.1).now()
+    assert mute.connections == 1
 
 
 def test_a_job_is_refused_where_no_worker_was_ever_seen(registry: Registry) -> None:

@@ -4,6 +4,7 @@ import os
 import runpy
 import sys
 import time
+from contextlib import closing
 from typing import Any
 
 import flask
@@ -60,7 +61,7 @@ def stop_query() -> Any:
     process = flask.json.loads(query.extra_json or "{}").get("cancel_query")
     if process is None:
         return {"message": "Could not cancel query"}, 422
-    with warehouse() as connection, connection.cursor() as cursor:
+    with closing(warehouse()) as connection, connection.cursor() as cursor:
         cursor.execute("select pg_terminate_backend(%s)", [process])
     query.status, query.end_time = "stopped", time.time() * 1000
     db.session.commit()

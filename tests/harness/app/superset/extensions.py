@@ -11,6 +11,7 @@ from superset import db
 from superset.async_events.async_query_manager import AsyncQueryManager
 
 celery_app = celery.Celery()
+cache_manager = SimpleNamespace(distributed_coordination=None)
 feature_flag_manager = SimpleNamespace(is_feature_enabled=lambda _: True)
 async_query_manager = AsyncQueryManager()
 
@@ -26,4 +27,11 @@ def use_manager(name: str) -> None:
     async_query_manager.__class__ = getattr(import_module(module), kind)
 
 
-__all__ = ["async_query_manager", "celery_app", "db", "feature_flag_manager", "talisman"]
+__all__ = [
+    "async_query_manager",
+    "cache_manager",
+    "celery_app",
+    "db",
+    "feature_flag_manager",
+    "talisman",
+]

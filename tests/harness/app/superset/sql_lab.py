@@ -7,11 +7,13 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import psycopg2
 import sqlglot
 from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded
 from flask import current_app
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
 
 from superset import db
 from superset.extensions import celery_app
@@ -24,7 +26,10 @@ class Stopped(Exception):
 
 def warehouse() -> Any:
     """Connect to the database that queries are about."""
-    return psycopg2.connect(os.environ["WAREHOUSE"])
+    url, options = current_app.config["DB_CONNECTION_MUTATOR"](
+        make_url(os.environ["WAREHOUSE"]), {"poolclass": NullPool}, None, None, None
+    )
+    return create_engine(url, **options).raw_connection()
 
 
 def execute(
@@ -38,7 +43,7 @@ def execute(
     try:
         with connection.cursor() as cursor:
             for number, statement in enumerate(statements):
-                step(number, connection.get_backend_pid())
+                step(number, connection.dbapi_connection.get_backend_pid())
                 cursor.execute(statement)
             rows = cursor.fetchall() if cursor.description else []
             count = cursor.rowcount

@@ -8,6 +8,14 @@ import flask
 import redis
 
 
+class Backend:
+    """A client of Redis."""
+
+    def __init__(self, **options: Any) -> None:
+        self._cache = redis.Redis(**options)
+        self.xadd: Any = self._cache.xadd
+
+
 class AsyncQueryManager:
     """Events of charts' jobs, in streams of Redis."""
 
@@ -16,7 +24,7 @@ class AsyncQueryManager:
     def init_app(self, app: flask.Flask) -> None:
         """Take the configuration."""
         at = app.config["GLOBAL_ASYNC_QUERIES_CACHE_BACKEND"]
-        self._cache: Any = redis.Redis(
+        self._cache = Backend(
             host=at["CACHE_REDIS_HOST"],
             port=at["CACHE_REDIS_PORT"],
             password=at["CACHE_REDIS_PASSWORD"],
