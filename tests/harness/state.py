@@ -116,6 +116,16 @@ class Postgres:
         self.sql("superset", "truncate query, ledger.changes")
         self.sql("warehouse", "truncate gate, written")
 
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Drop all connections to the warehouse, and take none for a while."""
+        self.sql("postgres", "alter database warehouse allow_connections false")
+        try:
+            self.terminate_queries()
+            yield
+        finally:
+            self.sql("postgres", "alter database warehouse allow_connections true")
+
     def terminate_queries(self) -> None:
         """Terminate what runs in the warehouse: runs that were given up."""
         self.sql(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import signal
+import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -28,6 +31,13 @@ class Fenced(BaseException):
     """The job is not this run's any more.
 
     Not an Exception: Superset would catch that, and write into the row what went wrong.
+    """
+
+
+class Dropped(BaseException):
+    """The database that the query is about has dropped the run's connection.
+
+    Not an Exception, as Fenced. The message is what the database said.
     """
 
 
@@ -73,10 +83,30 @@ def check_row(session: Any, *_: Any) -> None:
             row = rows.look(session.connection(), query.id, lock=True)
             if row != ("running", current.token):
                 raise Fenced(f"its row is {row}")
+            if query.status == "failed" and (said := dropped_by(query.database)):
+                raise Dropped(said)
             current.finished = query.status not in rows.UNFINISHED
             if current.finished:
                 query.end_time = sqlalchemy.text(rows.MILLISECONDS)
         query.changed_on = sqlalchemy.text(rows.UTC_NOW)
+
+
+def dropped_by(database: Any) -> str:
+    """Return what a database said when it dropped a connection, if that is the error at hand.
+
+    Superset writes down that a query failed while it handles the error for which it did. What of
+    all errors of a driver means a lost connection SQLAlchemy's dialects know.
+    """
+    error = sys.exception()
+    try:
+        dialect = database.get_dialect()
+        dialect.dbapi = type(dialect).dbapi()
+        while error and not dialect.is_disconnect(error, None, None):
+            error = error.__cause__ or error.__context__
+    except Exception as unknown:  # of a dialect that is like no other: the query fails
+        tell("not_known_whether_dropped", reason=in_words(unknown))
+        return ""
+    return str(error).partition("\n")[0] if error else ""
 
 
 @contextmanager
@@ -248,9 +278,53 @@ def run_claimed(
     except Fenced as fenced:
         tell("fenced", job=job, reason=fenced)
         return None
+    except Dropped as dropped:
+        give_up(guard, job, claim, str(dropped))
+        return None
     if finished:  # else the watchdog looks what became of it
         guard.forget(job)
     return result
+
+
+def give_up(guard: Guard, job: str, claim: rows.Claim, said: str) -> None:
+    """Leave a run that its database dropped to the watchdog, which runs it again or fails it.
+
+    What may be run again waits first until the database can be connected to. Raises ConnectionError
+    where the watchdog would not learn of it.
+    """
+    from superset import db
+
+    tell("dropped", job=job, reason=said)
+    db.session.rollback()  # the run was about to change the row, which locks it
+    left = False
+    try:
+        run = guard.registry.run(job)
+        if run and run.token == str(claim.token):
+            if run.read_only:
+                wait_for_database(claim.database_id)
+            left = guard.registry.take(job, replace(run, dropped=said))
+    except RedisError as error:
+        tell("unguarded", job=job, reason=in_words(error))
+    if not left:
+        raise ConnectionError(said)
+
+
+def wait_for_database(database_id: int) -> None:
+    """Wait until a database lets itself be connected to, or for as long as a restart may take."""
+    from superset import db
+    from superset.models.core import Database
+
+    over = time.monotonic() + TIMES.database_seconds
+    while time.monotonic() < over:
+        try:
+            with db.session.get(Database, database_id).get_raw_connection():
+                return
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:  # whatever its driver raises
+            time.sleep(TIMES.database_look_seconds)
+        finally:
+            db.session.rollback()
 
 
 # -- Charts ---------------------------------------------------------------------------------------

@@ -1,13 +1,11 @@
 """See superset."""
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable
 from typing import Any
 
-import psycopg2
 import sqlglot
 from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded
@@ -15,16 +13,12 @@ from flask import current_app
 
 from superset import db
 from superset.extensions import celery_app
+from superset.models.core import Database
 from superset.models.sql_lab import Query
 
 
 class Stopped(Exception):
     """The query was stopped by its user."""
-
-
-def warehouse() -> Any:
-    """Connect to the database that queries are about."""
-    return psycopg2.connect(os.environ["WAREHOUSE"])
 
 
 def execute(
@@ -34,8 +28,7 @@ def execute(
 
     `step` is called before each of them with its number and the id of the database's process.
     """
-    connection = warehouse()
-    try:
+    with db.session.get(Database, 1).get_raw_connection() as connection:
         with connection.cursor() as cursor:
             for number, statement in enumerate(statements):
                 step(number, connection.get_backend_pid())
@@ -43,8 +36,6 @@ def execute(
             rows = cursor.fetchall() if cursor.description else []
             count = cursor.rowcount
         connection.commit()
-    finally:
-        connection.close()
     return rows, count
 
 
