@@ -200,7 +200,7 @@ def test_a_user_is_told_of_a_killed_process_and_not_of_a_stopped_worker() -> Non
     assert "The process that ran this query on the worker vm was killed" in told
 
 
-def test_a_user_is_told_what_the_database_said_that_dropped_a_query_and_nothing_of_workers() -> None:
+def test_a_user_is_told_what_the_database_said_that_dropped_a_query() -> None:
     told = reason(dropped(RUNS, job=replace(JOB, attempt=2)))
     assert "The database dropped the connection" in told
     assert "(server closed the connection). This was attempt 2" in told
