@@ -97,16 +97,18 @@ def dropped_by(database: Any) -> str:
     Superset writes down that a query failed while it handles the error for which it did. What of
     all errors of a driver means a lost connection SQLAlchemy's dialects know.
     """
-    error = sys.exception()
+    error, seen = sys.exception(), set()
     try:
         dialect = database.get_dialect()
         dialect.dbapi = type(dialect).dbapi()
-        while error and not dialect.is_disconnect(error, None, None):
+        while error and id(error) not in seen:  # Superset makes some errors their own cause
+            if dialect.is_disconnect(error, None, None):
+                return str(error).partition("\n")[0]
+            seen.add(id(error))
             error = error.__cause__ or error.__context__
     except Exception as unknown:  # of a dialect that is like no other: the query fails
         tell("not_known_whether_dropped", reason=in_words(unknown))
-        return ""
-    return str(error).partition("\n")[0] if error else ""
+    return ""
 
 
 @contextmanager
