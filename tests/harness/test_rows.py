@@ -39,7 +39,7 @@ def test_a_client_id_that_names_another_query_is_refused_in_words(
     assert fleet.registry.jobs() == {}
 
 
-def test_what_its_database_drops_is_run_again_once_that_is_back_where_it_only_reads(
+def test_of_what_a_database_drops_that_was_away_only_what_reads_is_run_again_once_it_is_back(
     fleet: Fleet,
 ) -> None:
     reading, *writing = jobs = [send(fleet, kind) for kind in ("select", *WRITING)]
@@ -53,4 +53,9 @@ def test_what_its_database_drops_is_run_again_once_that_is_back_where_it_only_re
         assert reading.query and fleet.look(reading.query).status == "running"
     fleet.connect()
     reading.succeeds(number=2, runs=2)
+    ended = send(fleet, "select")  # by an administrator, while the database is there
+    ended.runs()
+    fleet.base.postgres.terminate_queries()
+    fleet.connect()
+    ended.is_given_up()
     assert [job.name for job in writing if job.name in fleet.written()] == []

@@ -223,15 +223,15 @@ def run_query(guard: Guard, job: str, query_id: int, sql: str, work: Callable[[]
         raise  # the row cannot be reached just now: the watchdog looks what became of it
     except Exception as error:
         # Most errors Superset writes into the row by itself; of the others nobody would know.
-        fail_row(guard, job, query_id, claim, error)
+        message = f"The worker could not run this query: {type(error).__name__}: {error}"
+        fail_row(guard, job, query_id, claim, message)
         raise
 
 
-def fail_row(guard: Guard, job: str, query_id: int, claim: rows.Claim, error: Exception) -> None:
-    """Fail the row of a run that raised an error, if the row is still the run's and unfinished."""
+def fail_row(guard: Guard, job: str, query_id: int, claim: rows.Claim, message: str) -> None:
+    """Fail the row of a run, if the row is still the run's and unfinished."""
     from superset import db
 
-    message = f"The worker could not run this query: {type(error).__name__}: {error}"
     try:
         db.session.rollback()  # the run may have been about to change the row, which locks it
         with db.engine.begin() as connection:
@@ -240,7 +240,7 @@ def fail_row(guard: Guard, job: str, query_id: int, claim: rows.Claim, error: Ex
         tell("not_failed", job=job, reason=in_words(outage))
         return
     if failed:
-        tell("failed", job=job, reason=in_words(error))
+        tell("failed", job=job, reason=message)
         guard.forget(job)
 
 
@@ -281,18 +281,18 @@ def run_claimed(
         tell("fenced", job=job, reason=fenced)
         return None
     except Dropped as dropped:
-        give_up(guard, job, claim, str(dropped))
+        give_up(guard, job, query_id, claim, str(dropped))
         return None
     if finished:  # else the watchdog looks what became of it
         guard.forget(job)
     return result
 
 
-def give_up(guard: Guard, job: str, claim: rows.Claim, said: str) -> None:
+def give_up(guard: Guard, job: str, query_id: int, claim: rows.Claim, said: str) -> None:
     """Leave a run that its database dropped to the watchdog, which runs it again or fails it.
 
-    What may be run again waits first until the database can be connected to. Raises ConnectionError
-    where the watchdog would not learn of it.
+    Where the database has not been away, it was this connection that was ended, by an administrator
+    perhaps: then what only reads fails here, and is not run again.
     """
     from superset import db
 
@@ -301,32 +301,41 @@ def give_up(guard: Guard, job: str, claim: rows.Claim, said: str) -> None:
     left = False
     try:
         run = guard.registry.run(job)
-        if run and run.token == str(claim.token):
-            if run.read_only:
-                wait_for_database(claim.database_id)
+        if run and run.token != str(claim.token):
+            run = None  # of an earlier attempt
+        if run and (not run.read_only or was_away(claim.database_id)):
             left = guard.registry.take(job, replace(run, dropped=said))
     except RedisError as error:
         tell("unguarded", job=job, reason=in_words(error))
     if not left:
-        raise ConnectionError(said)
+        message = (
+            f"The database dropped the connection on which this query ran ({said}). It was not run "
+            "again."
+        )
+        fail_row(guard, job, query_id, claim, message)
 
 
-def wait_for_database(database_id: int) -> None:
-    """Wait until a database lets itself be connected to, or for as long as a restart may take."""
+def was_away(database_id: int) -> bool:
+    """Return whether a database cannot be connected to, and wait until it can be.
+
+    It waits for as long as a restart may take, and not at all where it can be at once.
+    """
     from superset import db
     from superset.models.core import Database
 
-    over = time.monotonic() + TIMES.database_seconds
+    over, away = time.monotonic() + TIMES.database_seconds, False
     while time.monotonic() < over:
         try:
             with db.session.get(Database, database_id).get_raw_connection():
-                return
+                break
         except SoftTimeLimitExceeded:
             raise
         except Exception:  # whatever its driver raises
-            time.sleep(TIMES.database_look_seconds)
+            away = True
         finally:
             db.session.rollback()
+        time.sleep(TIMES.database_look_seconds)
+    return away
 
 
 # -- Charts ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import psycopg2.extensions
 from ..state.jobs import TASKS
 from . import hooks, publish, run, worker
 from .context import EXTENSION, Guard
+from .mend import mend
 from .web import app as web
 from .web.ready import Ready
 
@@ -42,6 +43,7 @@ def join(guard: Guard, app: Any) -> None:
     """Let the guard be a part of Superset's application, in web processes and workers."""
     guard.app = app
     app.extensions[EXTENSION] = guard
+    mend(app)
     run.fence_rows(app)
     worker.beat_from(guard)
     web.add_pages(app, guard)
