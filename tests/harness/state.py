@@ -118,7 +118,7 @@ class Postgres:
 
     @contextmanager
     def closed(self) -> Iterator[None]:
-        """Drop all connections to the warehouse, and take none for a while."""
+        """Terminate what runs in the warehouse, and let nobody connect to it for a while."""
         self.sql("postgres", "alter database warehouse allow_connections false")
         try:
             self.terminate_queries()
@@ -131,7 +131,7 @@ class Postgres:
         self.sql(
             "postgres",
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'warehouse'"
-            " and pid <> pg_backend_pid()",
+            " and state = 'active'",
         )
 
 

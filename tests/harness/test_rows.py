@@ -51,11 +51,17 @@ def test_of_what_a_database_drops_that_was_away_only_what_reads_is_run_again_onc
             job.is_given_up()
             assert job.query and "terminating connection" in job.query.error
         assert reading.query and fleet.look(reading.query).status == "running"
-    fleet.connect()
+    fleet.let_go(*(job.name for job in jobs))
     reading.succeeds(number=2, runs=2)
-    ended = send(fleet, "select")  # by an administrator, while the database is there
-    ended.runs()
+    assert fleet.written() == {}
+
+
+def test_what_somebody_terminates_while_its_database_is_there_is_not_run_again(
+    begin: Callable[..., Fleet],
+) -> None:
+    fleet = begin()
+    fleet.start_worker("vm-1")
+    reading = send(fleet, "select")
+    reading.runs()
     fleet.base.postgres.terminate_queries()
-    fleet.connect()
-    ended.is_given_up()
-    assert [job.name for job in writing if job.name in fleet.written()] == []
+    reading.is_given_up()
