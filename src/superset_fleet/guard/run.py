@@ -83,7 +83,9 @@ def check_row(session: Any, *_: Any) -> None:
             row = rows.look(session.connection(), query.id, lock=True)
             if row != ("running", current.token):
                 raise Fenced(f"its row is {row}")
-            if query.status == "failed" and (said := dropped_by(query.database)):
+            if query.status == "failed" and (
+                said := dropped_by(functools.partial(dialect_of, query.database))
+            ):
                 raise Dropped(said)
             current.finished = query.status not in rows.UNFINISHED
             if current.finished:
@@ -91,7 +93,14 @@ def check_row(session: Any, *_: Any) -> None:
         query.changed_on = sqlalchemy.text(rows.UTC_NOW)
 
 
-def dropped_by(database: Any) -> str:
+def dialect_of(database: Any) -> Any:
+    """Return SQLAlchemy's dialect of a database, which knows the errors of its driver."""
+    dialect = database.get_dialect()
+    dialect.dbapi = type(dialect).dbapi()
+    return dialect
+
+
+def dropped_by(find_dialect: Callable[[], Any]) -> str:
     """Return what a database said when it dropped a connection, if that is the error at hand.
 
     Superset writes down that a query failed while it handles the error for which it did. What of
@@ -99,8 +108,7 @@ def dropped_by(database: Any) -> str:
     """
     error, seen = sys.exception(), set()
     try:
-        dialect = database.get_dialect()
-        dialect.dbapi = type(dialect).dbapi()
+        dialect = find_dialect()
         while error and id(error) not in seen:  # Superset makes some errors their own cause
             if dialect.is_disconnect(error, None, None):
                 return str(error).partition("\n")[0]
@@ -219,9 +227,12 @@ def run_query(guard: Guard, job: str, query_id: int, sql: str, work: Callable[[]
         return None
     try:
         return run_claimed(guard, job, query_id, claim, sql, work)
-    except SQLAlchemyError:
-        raise  # the row cannot be reached just now: the watchdog looks what became of it
     except Exception as error:
+        if said := dropped_by(lambda: db.engine.dialect):  # Superset's own database was away
+            give_up(guard, job, query_id, claim, said, away=True)
+            return None
+        if isinstance(error, SQLAlchemyError):
+            raise  # the row cannot be reached just now: the watchdog looks what became of it
         # Most errors Superset writes into the row by itself; of the others nobody would know.
         message = f"The worker could not run this query: {type(error).__name__}: {error}"
         fail_row(guard, job, query_id, claim, message)
@@ -288,7 +299,9 @@ def run_claimed(
     return result
 
 
-def give_up(guard: Guard, job: str, query_id: int, claim: rows.Claim, said: str) -> None:
+def give_up(
+    guard: Guard, job: str, query_id: int, claim: rows.Claim, said: str, away: bool = False
+) -> None:
     """Leave a run that its database dropped to the watchdog, which runs it again or fails it.
 
     Where the database has not been away, it was this connection that was ended, by an administrator
@@ -303,7 +316,7 @@ def give_up(guard: Guard, job: str, query_id: int, claim: rows.Claim, said: str)
         run = guard.registry.run(job)
         if run and run.token != str(claim.token):
             run = None  # of an earlier attempt
-        if run and (not run.read_only or was_away(claim.database_id)):
+        if run and (not run.read_only or was_away(claim.database_id) or away):
             left = guard.registry.take(job, replace(run, dropped=said))
     except RedisError as error:
         tell("unguarded", job=job, reason=in_words(error))

@@ -94,7 +94,7 @@ def said(error: Exception, cause: Exception | None, database: object = POSTGRESQ
     try:
         raise error from cause
     except Exception:
-        return run.dropped_by(database)
+        return run.dropped_by(lambda: run.dialect_of(database))
 
 
 def test_a_lost_connection_is_told_from_other_errors_wherever_superset_has_wrapped_it() -> None:
@@ -103,7 +103,7 @@ def test_a_lost_connection_is_told_from_other_errors_wherever_superset_has_wrapp
     assert said(TERMINATED, TERMINATED) == said(TERMINATED, None)
     assert said(MISSING, None) == said(MISSING, MISSING) == ""
     assert said(ValueError(TERMINATED), None) == ""
-    assert run.dropped_by(POSTGRESQL) == ""
+    assert run.dropped_by(lambda: run.dialect_of(POSTGRESQL)) == ""
 
 
 def test_a_query_of_a_database_that_cannot_tell_a_lost_connection_just_fails(
