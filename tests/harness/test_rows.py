@@ -56,6 +56,13 @@ def test_of_what_a_database_drops_that_was_away_only_what_reads_is_run_again_onc
     assert fleet.written() == {}
 
 
+def test_what_fails_has_the_words_of_its_database(begin: Callable[..., Fleet]) -> None:
+    fleet = begin()
+    fleet.start_worker("vm-1")
+    (query,) = fleet.wait([fleet.send("select 1 / 0")])
+    assert (query.status, query.error) == ("failed", "division by zero\n")
+
+
 def test_what_somebody_terminates_while_its_database_is_there_is_not_run_again(
     begin: Callable[..., Fleet],
 ) -> None:

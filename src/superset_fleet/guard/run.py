@@ -46,7 +46,8 @@ class Current(threading.local):
 
     query_id: int | None = None
     token: Decimal | str | None = None
-    finished = False  # the query's row was given its last status
+    status = "running"  # that it wrote last into the query's row
+    finished = False  # that was the last one
 
 
 current = Current()
@@ -81,12 +82,14 @@ def check_row(session: Any, *_: Any) -> None:
             if not session.is_modified(query):
                 continue
             row = rows.look(session.connection(), query.id, lock=True)
-            if row != ("running", current.token):
+            # Superset may write its last status in several steps of one transaction.
+            if row not in (("running", current.token), (current.status, current.token)):
                 raise Fenced(f"its row is {row}")
             if query.status == "failed" and (
                 said := dropped_by(functools.partial(dialect_of, query.database))
             ):
                 raise Dropped(said)
+            current.status = query.status
             current.finished = query.status not in rows.UNFINISHED
             if current.finished:
                 query.end_time = sqlalchemy.text(rows.MILLISECONDS)
@@ -122,7 +125,8 @@ def dropped_by(find_dialect: Callable[[], Any]) -> str:
 @contextmanager
 def owning(query_id: int | None, token: Decimal | str) -> Iterator[None]:
     """Say what this thread runs."""
-    current.query_id, current.token, current.finished = query_id, token, False
+    current.query_id, current.token = query_id, token
+    current.status, current.finished = "running", False
     try:
         yield
     finally:

@@ -102,4 +102,6 @@ def handle_query_error(error: Exception, query: Query) -> None:
     query.tmp_table_name = None
     query.status = "failed"
     query.end_time = query.end_time or time.time() * 1000
+    db.session.flush()  # as where Superset reads the database's record to look into the error
+    query.set_extra("errors", [{"message": str(error)}])
     db.session.commit()
