@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import resource
 import signal
 import sys
 import threading
@@ -39,6 +40,10 @@ class Dropped(BaseException):
 
     Not an Exception, as Fenced. The message is what the database said.
     """
+
+
+class TooLarge(BaseException):
+    """The run got no more memory. Not an Exception, as Fenced; the message is for the user."""
 
 
 class Current(threading.local):
@@ -85,15 +90,35 @@ def check_row(session: Any, *_: Any) -> None:
             # Superset may write its last status in several steps of one transaction.
             if row not in (("running", current.token), (current.status, current.token)):
                 raise Fenced(f"its row is {row}")
-            if query.status == "failed" and (
-                said := dropped_by(functools.partial(dialect_of, query.database))
-            ):
-                raise Dropped(said)
+            if query.status == "failed":
+                if any(isinstance(error, MemoryError) for error in at_hand()):
+                    raise TooLarge(too_large())
+                if said := dropped_by(functools.partial(dialect_of, query.database)):
+                    raise Dropped(said)
             current.status = query.status
             current.finished = query.status not in rows.UNFINISHED
             if current.finished:
                 query.end_time = sqlalchemy.text(rows.MILLISECONDS)
         query.changed_on = sqlalchemy.text(rows.UTC_NOW)
+
+
+def at_hand() -> Iterator[BaseException]:
+    """Yield the error that is handled at this moment, and those that led to it.
+
+    Superset writes down that a query failed while it handles the error for which it did.
+    """
+    error, seen = sys.exception(), set()
+    while error and id(error) not in seen:  # Superset makes some errors their own cause
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+
+
+def too_large() -> str:
+    """Return what a user is told whose query got no more memory."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    most = "its worker has" if limit < 0 else f"the {limit >> 20} MiB that its process may have"
+    return f"The result of this query needs more memory than {most}. Ask for fewer rows or columns."
 
 
 def dialect_of(database: Any) -> Any:
@@ -106,17 +131,13 @@ def dialect_of(database: Any) -> Any:
 def dropped_by(find_dialect: Callable[[], Any]) -> str:
     """Return what a database said when it dropped a connection, if that is the error at hand.
 
-    Superset writes down that a query failed while it handles the error for which it did. What of
-    all errors of a driver means a lost connection SQLAlchemy's dialects know.
+    What of all errors of a driver means a lost connection SQLAlchemy's dialects know.
     """
-    error, seen = sys.exception(), set()
     try:
         dialect = find_dialect()
-        while error and id(error) not in seen:  # Superset makes some errors their own cause
+        for error in at_hand():
             if dialect.is_disconnect(error, None, None):
                 return str(error).partition("\n")[0]
-            seen.add(id(error))
-            error = error.__cause__ or error.__context__
     except Exception as unknown:  # of a dialect that is like no other: the query fails
         tell("not_known_whether_dropped", reason=in_words(unknown))
     return ""
@@ -294,6 +315,9 @@ def run_claimed(
             finished = current.finished
     except Fenced as fenced:
         tell("fenced", job=job, reason=fenced)
+        return None
+    except TooLarge as error:
+        fail_row(guard, job, query_id, claim, str(error))
         return None
     except Dropped as dropped:
         give_up(guard, job, query_id, claim, str(dropped))

@@ -53,4 +53,5 @@ def listen(service: str) -> None:
     """Listen to Celery's signals, and in a worker to the time limit while PostgreSQL works."""
     hooks.connect_signals()
     if service == "celery_worker":
+        hooks.share_memory()
         psycopg2.extensions.set_wait_callback(hooks.wait)
