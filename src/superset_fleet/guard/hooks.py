@@ -115,7 +115,7 @@ def share_memory() -> None:
 
     def limit(**_: Any) -> None:
         if allowed := allowed_memory():
-            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
             resource.setrlimit(resource.RLIMIT_DATA, (allowed // slots, hard))
 
     celeryd_init.connect(note, weak=False)
