@@ -24,6 +24,10 @@ class Times:
     # So soon after Redis' own start nobody is called silent: its workers come back one by one.
     redis_start_seconds: float = 10.0
     keep_seconds: float = 3.0  # how often a run looks whether its job is still its own
+    # A database that restarts takes seconds, with much to recover minutes. So long a query that it
+    # dropped keeps its slot; then it is run again all the same, and fails with what it meets.
+    database_seconds: float = 30.0
+    database_look_seconds: float = 1.0  # between two attempts to connect to it
     drain_look_seconds: float = 1.0  # Celery's event loop does not turn more often by itself
     # A worker whose event loop has not turned for so long takes no work either: a query that is
     # sent then is refused, or taken by another worker, within 6 seconds.

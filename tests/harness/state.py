@@ -116,12 +116,22 @@ class Postgres:
         self.sql("superset", "truncate query, ledger.changes")
         self.sql("warehouse", "truncate gate, written")
 
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Terminate what runs in the warehouse, and let nobody connect to it for a while."""
+        self.sql("postgres", "alter database warehouse allow_connections false")
+        try:
+            self.terminate_queries()
+            yield
+        finally:
+            self.sql("postgres", "alter database warehouse allow_connections true")
+
     def terminate_queries(self) -> None:
         """Terminate what runs in the warehouse: runs that were given up."""
         self.sql(
             "postgres",
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'warehouse'"
-            " and pid <> pg_backend_pid()",
+            " and state = 'active'",
         )
 
 

@@ -74,9 +74,7 @@ def test_running_queries_outlive_outages_of_the_coordination_redis(
     assert fleet.rows(after) == [[1]]
 
 
-def test_every_query_succeeds_or_fails_though_the_databases_restart(
-    fleet: Fleet, dice: Random
-) -> None:
+def test_what_only_reads_succeeds_though_the_databases_restart(fleet: Fleet, dice: Random) -> None:
     """Those that it is about, and the one of Superset."""
     jobs = [send(fleet, kind) for kind in ["select", "insert", *dice.sample(KINDS, 2)]]
     for job in jobs:
@@ -91,12 +89,10 @@ def test_every_query_succeeds_or_fails_though_the_databases_restart(
             assert fleet.wait_for_chart(job.chart)["status"] in ("done", "error")
             continue
         fleet.wait([job.query])
-        if job.reads and job.query.status == "success":
+        if job.reads:
             assert fleet.rows(job.query) == [[2]]
             continue
-        assert job.query.status == "failed", job.query
-        assert job.query.error
-        assert job.reads or fleet.runs(job.query) == 1
+        job.is_given_up()
         assert job.name not in fleet.written()
     until(fleet.answers, "the web process has its database again")
     (after,) = fleet.wait([fleet.send("select 1")])

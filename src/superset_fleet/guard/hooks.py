@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from celery.signals import beat_init, task_postrun, worker_process_init, worker_ready
+from celery.signals import (
+    beat_init,
+    celeryd_init,
+    task_postrun,
+    worker_process_init,
+    worker_ready,
+)
 
 from ..daemon.loop import notify, notify_alive
 
@@ -99,6 +107,36 @@ def connect_signals() -> None:
     for signal in (worker_ready, beat_init):
         signal.connect(notify_ready, weak=False)
     beat_init.connect(watch_ticks, weak=False)
+
+
+def allowed_memory(root: str | Path = "/") -> int | None:
+    """Return how many bytes this service may have, None where that is not limited."""
+    try:
+        own = Path(root, "proc/self/cgroup").read_text().strip().rpartition("::")[2]
+        return int(Path(root, "sys/fs/cgroup", own.lstrip("/"), "memory.max").read_text())
+    except (OSError, ValueError):  # no cgroup of this kind, or `max`
+        return None
+
+
+def share_memory() -> None:
+    """Give each process of a worker's pool its part of what the service may have.
+
+    What wants more gets none, and fails with that reason. Else the kernel would kill the process
+    when the service has taken all, and nobody could say for what.
+    """
+    slots: int
+
+    def note(options: Any, **_: Any) -> None:
+        nonlocal slots
+        slots = options.get("concurrency") or os.cpu_count() or 1
+
+    def limit(**_: Any) -> None:
+        if allowed := allowed_memory():
+            hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+            resource.setrlimit(resource.RLIMIT_DATA, (allowed // slots, hard))
+
+    celeryd_init.connect(note, weak=False)
+    worker_process_init.connect(limit, weak=False)
 
 
 # -- gunicorn -------------------------------------------------------------------------------------

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import resource
 import signal
+import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -31,12 +35,24 @@ class Fenced(BaseException):
     """
 
 
+class Dropped(BaseException):
+    """The database that the query is about has dropped the run's connection.
+
+    Not an Exception, as Fenced. The message is what the database said.
+    """
+
+
+class TooLarge(BaseException):
+    """The run got no more memory. Not an Exception, as Fenced; the message is for the user."""
+
+
 class Current(threading.local):
     """What the thread runs now."""
 
     query_id: int | None = None
     token: Decimal | str | None = None
-    finished = False  # the query's row was given its last status
+    status = "running"  # that it wrote last into the query's row
+    finished = False  # that was the last one
 
 
 current = Current()
@@ -71,18 +87,67 @@ def check_row(session: Any, *_: Any) -> None:
             if not session.is_modified(query):
                 continue
             row = rows.look(session.connection(), query.id, lock=True)
-            if row != ("running", current.token):
+            # Superset may write its last status in several steps of one transaction.
+            if row not in (("running", current.token), (current.status, current.token)):
                 raise Fenced(f"its row is {row}")
+            if query.status == "failed":
+                if any(isinstance(error, MemoryError) for error in at_hand()):
+                    raise TooLarge(too_large())
+                if said := dropped_by(functools.partial(dialect_of, query.database)):
+                    raise Dropped(said)
+            current.status = query.status
             current.finished = query.status not in rows.UNFINISHED
             if current.finished:
                 query.end_time = sqlalchemy.text(rows.MILLISECONDS)
         query.changed_on = sqlalchemy.text(rows.UTC_NOW)
 
 
+def at_hand() -> Iterator[BaseException]:
+    """Yield the error that is handled at this moment, and those that led to it.
+
+    Superset writes down that a query failed while it handles the error for which it did.
+    """
+    error, seen = sys.exception(), set()
+    while error and id(error) not in seen:  # Superset makes some errors their own cause
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+
+
+def too_large() -> str:
+    """Return what a user is told whose query got no more memory."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    most = "its worker has" if limit < 0 else f"the {limit >> 20} MiB that its process may have"
+    return f"The result of this query needs more memory than {most}. Ask for fewer rows or columns."
+
+
+def dialect_of(database: Any) -> Any:
+    """Return SQLAlchemy's dialect of a database, which knows the errors of its driver."""
+    dialect = database.get_dialect()
+    dialect.dbapi = type(dialect).dbapi()
+    return dialect
+
+
+def dropped_by(find_dialect: Callable[[], Any]) -> str:
+    """Return what a database said when it dropped a connection, if that is the error at hand.
+
+    What of all errors of a driver means a lost connection SQLAlchemy's dialects know.
+    """
+    try:
+        dialect = find_dialect()
+        for error in at_hand():
+            if dialect.is_disconnect(error, None, None):
+                return str(error).partition("\n")[0]
+    except Exception as unknown:  # of a dialect that is like no other: the query fails
+        tell("not_known_whether_dropped", reason=in_words(unknown))
+    return ""
+
+
 @contextmanager
 def owning(query_id: int | None, token: Decimal | str) -> Iterator[None]:
     """Say what this thread runs."""
-    current.query_id, current.token, current.finished = query_id, token, False
+    current.query_id, current.token = query_id, token
+    current.status, current.finished = "running", False
     try:
         yield
     finally:
@@ -187,19 +252,22 @@ def run_query(guard: Guard, job: str, query_id: int, sql: str, work: Callable[[]
         return None
     try:
         return run_claimed(guard, job, query_id, claim, sql, work)
-    except SQLAlchemyError:
-        raise  # the row cannot be reached just now: the watchdog looks what became of it
     except Exception as error:
+        if said := dropped_by(lambda: db.engine.dialect):  # Superset's own database was away
+            give_up(guard, job, query_id, claim, said, away=True)
+            return None
+        if isinstance(error, SQLAlchemyError):
+            raise  # the row cannot be reached just now: the watchdog looks what became of it
         # Most errors Superset writes into the row by itself; of the others nobody would know.
-        fail_row(guard, job, query_id, claim, error)
+        message = f"The worker could not run this query: {type(error).__name__}: {error}"
+        fail_row(guard, job, query_id, claim, message)
         raise
 
 
-def fail_row(guard: Guard, job: str, query_id: int, claim: rows.Claim, error: Exception) -> None:
-    """Fail the row of a run that raised an error, if the row is still the run's and unfinished."""
+def fail_row(guard: Guard, job: str, query_id: int, claim: rows.Claim, message: str) -> None:
+    """Fail the row of a run, if the row is still the run's and unfinished."""
     from superset import db
 
-    message = f"The worker could not run this query: {type(error).__name__}: {error}"
     try:
         db.session.rollback()  # the run may have been about to change the row, which locks it
         with db.engine.begin() as connection:
@@ -208,7 +276,7 @@ def fail_row(guard: Guard, job: str, query_id: int, claim: rows.Claim, error: Ex
         tell("not_failed", job=job, reason=in_words(outage))
         return
     if failed:
-        tell("failed", job=job, reason=in_words(error))
+        tell("failed", job=job, reason=message)
         guard.forget(job)
 
 
@@ -248,9 +316,67 @@ def run_claimed(
     except Fenced as fenced:
         tell("fenced", job=job, reason=fenced)
         return None
+    except TooLarge as error:
+        fail_row(guard, job, query_id, claim, str(error))
+        return None
+    except Dropped as dropped:
+        give_up(guard, job, query_id, claim, str(dropped))
+        return None
     if finished:  # else the watchdog looks what became of it
         guard.forget(job)
     return result
+
+
+def give_up(
+    guard: Guard, job: str, query_id: int, claim: rows.Claim, said: str, away: bool = False
+) -> None:
+    """Leave a run that its database dropped to the watchdog, which runs it again or fails it.
+
+    Where the database has not been away, it was this connection that was ended, by an administrator
+    perhaps: then what only reads fails here, and is not run again.
+    """
+    from superset import db
+
+    tell("dropped", job=job, reason=said)
+    db.session.rollback()  # the run was about to change the row, which locks it
+    left = False
+    try:
+        run = guard.registry.run(job)
+        if run and run.token != str(claim.token):
+            run = None  # of an earlier attempt
+        if run and (not run.read_only or was_away(claim.database_id) or away):
+            left = guard.registry.take(job, replace(run, dropped=said))
+    except RedisError as error:
+        tell("unguarded", job=job, reason=in_words(error))
+    if not left:
+        message = (
+            f"The database dropped the connection on which this query ran ({said}). It was not run "
+            "again."
+        )
+        fail_row(guard, job, query_id, claim, message)
+
+
+def was_away(database_id: int) -> bool:
+    """Return whether a database cannot be connected to, and wait until it can be.
+
+    It waits for as long as a restart may take, and not at all where it can be at once.
+    """
+    from superset import db
+    from superset.models.core import Database
+
+    over, away = time.monotonic() + TIMES.database_seconds, False
+    while time.monotonic() < over:
+        try:
+            with db.session.get(Database, database_id).get_raw_connection():
+                break
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:  # whatever its driver raises
+            away = True
+        finally:
+            db.session.rollback()
+        time.sleep(TIMES.database_look_seconds)
+    return away
 
 
 # -- Charts ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from ..roles import WEB, WORKER
 from ..state.jobs import TASKS
 from . import databases, hangs, hooks, publish, run, worker
 from .context import EXTENSION, Guard
+from .mend import mend
 from .web import app as web
 from .web.ready import Ready
 
@@ -43,6 +44,7 @@ def join(guard: Guard, app: Any) -> None:
     """Let the guard be a part of Superset's application, in web processes and workers."""
     guard.app = app
     app.extensions[EXTENSION] = guard
+    mend(app)
     run.fence_rows(app)
     worker.beat_from(guard)
     web.add_pages(app, guard)
@@ -51,5 +53,7 @@ def join(guard: Guard, app: Any) -> None:
 def listen(service: str) -> None:
     """Listen to Celery's signals, and where PostgreSQL works to time limits and to its silence."""
     hooks.connect_signals()
+    if service == WORKER:
+        hooks.share_memory()
     if service in (WORKER, WEB):
         psycopg2.extensions.set_wait_callback(databases.wait)

@@ -59,6 +59,7 @@ class Run:
     token: str  # of this run alone; of a query the row's start_running_time
     read_only: bool
     at: float = 0.0  # by Redis
+    dropped: str = ""  # what the database said that dropped the run; then nobody runs the job
 
 
 @dataclass(frozen=True)

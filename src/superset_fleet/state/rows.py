@@ -127,12 +127,21 @@ def extra_of(connection: Any, query_id: int) -> dict[str, Any]:
     return dict(json.loads(text or "{}"))
 
 
-def fail(connection: Any, query_id: int, message: str, seen: Row | None = None) -> bool:
-    """End a query with an error; False where it is finished, or its row no more what was seen."""
+def fail(
+    connection: Any,
+    query_id: int,
+    message: str,
+    seen: Row | None = None,
+    told: list[dict[str, Any]] | None = None,
+) -> bool:
+    """End a query with an error; False where it is finished, or its row no more what was seen.
+
+    `told` are the errors that its user was told, where these are not just the message.
+    """
     row = look(connection, query_id, lock=True)
     if row is None or row.status not in UNFINISHED or (seen and row != seen):
         return False
-    extra = {**extra_of(connection, query_id), "errors": errors(message), "progress": None}
+    extra = {**extra_of(connection, query_id), "errors": told or errors(message), "progress": None}
     statement = sqlalchemy.text(
         "update query set status = 'failed', error_message = :message, extra_json = :extra,"
         f" tmp_table_name = null, end_time = {MILLISECONDS}, changed_on = {UTC_NOW} where id = :id"
@@ -140,6 +149,12 @@ def fail(connection: Any, query_id: int, message: str, seen: Row | None = None) 
     values = {"id": query_id, "message": message, "extra": json.dumps(extra)}
     connection.execute(statement, values)
     return True
+
+
+def is_used(connection: Any, client_id: str) -> bool:
+    """Return whether a query has this client_id."""
+    statement = sqlalchemy.text("select 1 from query where client_id = :client_id")
+    return connection.execute(statement, {"client_id": client_id}).fetchone() is not None
 
 
 def stop(connection: Any, client_id: str) -> bool:

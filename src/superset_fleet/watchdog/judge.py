@@ -40,13 +40,14 @@ def judge(case: Case, limits: Limits) -> Decision | None:
         if case.job.attempt < max(SENDINGS, limits.reruns + 1):
             return Decision("resent", "No worker has it and it is in no queue; it has not run.")
         return Decision("failed_lost", words.lost(case))
-    if case.orphan_seconds < TIMES.silent_seconds:
+    if not case.dropped and case.orphan_seconds < TIMES.silent_seconds:
         return None
     if case.process_only and case.ran_seconds >= limits.time_limit_seconds:
         return Decision("failed_time_limit", words.too_slow(case, limits))
     if case.read_only and served(case, limits) and case.job.attempt <= limits.reruns:
         return Decision("rerun", f"{words.died(case)}. It changes nothing, so it is run again.")
-    return Decision("failed_worker_died", words.worker_died(case, limits))
+    event = "failed_dropped" if case.dropped else "failed_worker_died"
+    return Decision(event, words.worker_died(case, limits))
 
 
 def waits(case: Case, limits: Limits) -> Decision | None:

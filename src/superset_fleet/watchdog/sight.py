@@ -88,6 +88,11 @@ class Case:
         return self.worker.partition("@")[2].partition("#")[0]
 
     @property
+    def dropped(self) -> str:
+        """What the database said that dropped the run, '' where none did."""
+        return self.run.dropped if self.run else ""
+
+    @property
     def read_only(self) -> bool:
         """Whether it is known that it can be run twice."""
         return query_id_of(self.name) is None or bool(self.run and self.run.read_only)

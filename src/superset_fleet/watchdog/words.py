@@ -71,6 +71,8 @@ def lost(case: Case) -> str:
 
 def died(case: Case) -> str:
     """Return what became of who ran a query, without a full stop."""
+    if case.dropped:
+        return f"The database dropped the connection on which this query ran ({case.dropped})"
     if case.process_only:
         return (
             f"The process that ran this query on the worker {case.host} was killed, perhaps for "
@@ -90,10 +92,10 @@ def worker_died(case: Case, limits: Limits) -> str:
             f"{shared.not_started(case.queue, limits.wakes)}. Nothing was changed by it; run it "
             f"again when a worker is back {ADMINISTRATOR}."
         )
+    needs = "If it stops its workers each time, it needs more memory than they have."
     return (
         f"{died(case)}. This was attempt {case.job.attempt}, and no other one is made by itself. "
-        "Nothing was changed by it; run it again. If it stops its workers each time, it needs "
-        "more memory than they have."
+        f"Nothing was changed by it; run it again.{'' if case.dropped else f' {needs}'}"
     )
 
 

@@ -174,12 +174,12 @@ class User:
         """Remove a dataset."""
         self.superset.ask("remove a dataset", "DELETE", f"/api/v1/dataset/{dataset}")
 
-    def ask_chart(self, dataset: int, column: str) -> str:
+    def ask_chart(self, dataset: int, column: str, **query: Any) -> str:
         """Ask for a chart's data anew and return the id of the job. Raises SupersetError."""
         body = {
             "datasource": {"id": dataset, "type": "table"},
             "force": True,
-            "queries": [{"columns": [column], "metrics": [], "row_limit": 10}],
+            "queries": [{"columns": [column], "metrics": [], "row_limit": 10, **query}],
             "result_format": "json",
             "result_type": "full",
         }

@@ -1,6 +1,7 @@
 """What is called by Superset, Celery and gunicorn, guarded or not."""
 
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -175,3 +176,39 @@ def test_gunicorn_s_processes_share_no_connection_with_their_parent(superset: An
     superset("superset.extensions", db=SimpleNamespace(engine=engine))
     hooks.close_connections(SimpleNamespace(app=SimpleNamespace(wsgi=App)))
     assert done == ["context", "disposed", "over"]
+
+
+# -- Memory ---------------------------------------------------------------------------------------
+# In a process of its own, which is limited for good.
+POOL = """
+from celery import signals
+from superset_fleet.guard import hooks, run
+
+hooks.allowed_memory = lambda: 1000 << 20
+hooks.share_memory()
+signals.celeryd_init.send("worker@vm", instance=None, conf=None, options={"concurrency": 2})
+signals.worker_process_init.send(None)
+bytearray(100 << 20)
+try:
+    bytearray(600 << 20)
+except MemoryError:
+    print(run.too_large())
+"""
+
+
+def test_a_process_of_a_pool_gets_no_more_memory_than_its_part() -> None:
+    said = subprocess.run([sys.executable, "-c", POOL], capture_output=True, text=True, check=True)
+    assert "more memory than the 500 MiB that its process may have" in said.stdout
+
+
+@pytest.mark.parametrize(("limit", "allowed"), [("1048576", 1048576), ("max", None), (None, None)])
+def test_what_a_service_may_have_is_what_systemd_has_set(
+    tmp_path: Path, limit: str | None, allowed: int | None
+) -> None:
+    own = tmp_path / "sys/fs/cgroup/system.slice/celery-worker.service"
+    for directory in (own, tmp_path / "proc/self"):
+        directory.mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/system.slice/celery-worker.service\n")
+    if limit:
+        (own / "memory.max").write_text(f"{limit}\n")
+    assert hooks.allowed_memory(tmp_path) == allowed

@@ -1,11 +1,14 @@
-"""The keeper of a run."""
+"""The keeper of a run, and what a run sees of its database."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
+import psycopg2
 import pytest
+from sqlalchemy.dialects import mysql, postgresql
 
 from superset_fleet.guard import run
 from superset_fleet.times import TIMES
@@ -79,3 +82,33 @@ def test_what_a_thread_runs_is_its_own_and_is_over() -> None:
     with run.owning(17, "1"):
         assert run.current.query_id == 17
     assert run.current.query_id is None
+
+
+POSTGRESQL = SimpleNamespace(get_dialect=postgresql.dialect)
+TERMINATED = psycopg2.OperationalError("terminating connection due to administrator command\nmore")
+MISSING = psycopg2.ProgrammingError("no such table")
+
+
+def said(error: Exception, cause: Exception | None, database: object = POSTGRESQL) -> str:
+    """What a database said that dropped the connection, while Superset handles an error."""
+    try:
+        raise error from cause
+    except Exception:
+        return run.dropped_by(lambda: run.dialect_of(database))
+
+
+def test_a_lost_connection_is_told_from_other_errors_wherever_superset_has_wrapped_it() -> None:
+    assert said(TERMINATED, None) == "terminating connection due to administrator command"
+    assert said(ValueError("Superset's"), TERMINATED) == said(TERMINATED, None)
+    assert said(TERMINATED, TERMINATED) == said(TERMINATED, None)
+    assert said(MISSING, None) == said(MISSING, MISSING) == ""
+    assert said(ValueError(TERMINATED), None) == ""
+    assert run.dropped_by(lambda: run.dialect_of(POSTGRESQL)) == ""
+
+
+def test_a_query_of_a_database_that_cannot_tell_a_lost_connection_just_fails(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    without_driver = SimpleNamespace(get_dialect=mysql.dialect)
+    assert said(TERMINATED, None, without_driver) == ""
+    assert "event=not_known_whether_dropped" in caplog.text

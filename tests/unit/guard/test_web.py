@@ -346,6 +346,14 @@ def superset() -> flask.Flask:
     def stop(status: int) -> Any:
         return {"message": "Could not cancel query"}, status
 
+    @app.post("/execute/<int:status>", endpoint="SqlLabRestApi.execute_sql_query")
+    def execute(status: int) -> Any:
+        if status == 403:
+            answers.note_row(None, None, SimpleNamespace(id=17))
+        return {"message": "Superset's own words"}, status
+
+    app.after_request(lambda response: answers.keep_error(db, response))
+    app.after_request(lambda response: answers.tell_used(db, response))
     app.after_request(lambda response: answers.tell_refusal(db, None, response))
     app.after_request(lambda response: answers.stop_waiting(db, response))
     return app
@@ -369,6 +377,15 @@ def test_what_could_not_be_written_down_is_logged(
 ) -> None:
     superset.test_client().post("/refuse/query:17/500")
     assert "event=not_failed job=query:17" in caplog.text
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_superset_s_answer_to_a_query_that_was_not_sent_stays_where_nothing_can_be_written(
+    superset: flask.Flask, status: int
+) -> None:
+    answer = superset.test_client().post(f"/execute/{status}", json={"client_id": "abc"})
+    assert answer.status_code == status
+    assert answer.json == {"message": "Superset's own words"}
 
 
 def test_an_answer_that_did_without_the_task_stays(superset: flask.Flask) -> None:

@@ -144,6 +144,11 @@ def test_superset_with_the_guard_has_it_in_tasks_and_application(
     assert joined[-1] is found.guard
 
 
+def test_a_result_of_sql_lab_has_a_largest_size(config: Config) -> None:
+    assert config().SQLLAB_PAYLOAD_MAX_MB == 200
+    assert config(superset_result_max_mebibytes=50).SQLLAB_PAYLOAD_MAX_MB == 50
+
+
 @pytest.mark.parametrize(("policy", "wake"), [("fail", False), ("wake", True)])
 def test_a_query_waits_for_a_worker_where_the_policy_says_so(
     config: Config, policy: str, wake: bool

@@ -101,6 +101,33 @@ def test_a_web_server_that_stops_drains_first(render: Render) -> None:
     assert "touch %t/superset-web/draining && sleep 8" in stop
 
 
+@pytest.mark.parametrize(
+    ("role", "unit"),
+    [
+        ("superset_web", "superset-web.service.j2"),
+        ("celery_worker", "celery-worker.service.j2"),
+    ],
+)
+def test_a_service_outlives_a_process_of_its_own_that_takes_too_much_memory(
+    role: str, unit: str
+) -> None:
+    lines = templates.render(
+        role,
+        unit,
+        superset_web_threads=8,
+        superset_web_max_overflow=4,
+        superset_web_drain_seconds=8,
+        superset_web_stop_timeout_seconds=100,
+        celery_worker_concurrency=2,
+        celery_worker_pool_size=2,
+        celery_worker_max_overflow=2,
+        celery_worker_stop_timeout_seconds=3720,
+        celery_worker_queues=["sql_lab"],
+        **{f"{role}_memory_percent": 70},
+    ).splitlines()
+    assert {"MemoryMax=70%", "OOMPolicy=continue"} <= set(lines)
+
+
 def worker_unit(render: Render, guarded: bool = True) -> list[str]:
     return render(
         "celery_worker",

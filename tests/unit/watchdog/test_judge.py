@@ -22,6 +22,13 @@ def gone(case: Case, orphan_seconds: float = 6.0, **values: Any) -> Case:
     return replace(case, orphan_seconds=orphan_seconds, **values)
 
 
+def dropped(case: Case, **values: Any) -> Case:
+    """The same, but its database has dropped it."""
+    case = replace(case, **values)
+    assert case.run
+    return replace(case, run=replace(case.run, dropped="server closed the connection"))
+
+
 @pytest.mark.parametrize(
     ("case", "event"),
     [
@@ -54,6 +61,13 @@ def gone(case: Case, orphan_seconds: float = 6.0, **values: Any) -> Case:
         (gone(RUNS, run=None, worker=""), "failed_worker_died"),
         (gone(RUNS, queue_silent=True), "failed_worker_died"),
         (gone(RUNS, job=replace(JOB, attempt=2)), "failed_worker_died"),
+        # Its database dropped it.
+        (dropped(RUNS), "rerun"),
+        (dropped(RUNS, held=True), None),
+        (dropped(RUNS, run=WRITES), "failed_dropped"),
+        (dropped(RUNS, queue_silent=True), "failed_dropped"),
+        (dropped(RUNS, job=replace(JOB, attempt=2)), "failed_dropped"),
+        (dropped(RUNS, status="stopped"), FORGET),
         # Its worker killed it at the time limit.
         (gone(RUNS, process_only=True, ran_seconds=3660.0), "failed_time_limit"),
         (gone(RUNS, process_only=True, ran_seconds=3659.0), "rerun"),
@@ -175,6 +189,7 @@ def test_a_user_whose_query_may_have_changed_data_is_told_to_look_first() -> Non
         gone(RUNS, run=WRITES),
         gone(RUNS, run=None, worker=""),
         gone(RUNS, run=WRITES, process_only=True, ran_seconds=3660.0),
+        dropped(RUNS, run=WRITES),
     ):
         assert "its outcome is unknown" in reason(case)
         assert "Check the data before you run it again." in reason(case)
@@ -183,6 +198,13 @@ def test_a_user_whose_query_may_have_changed_data_is_told_to_look_first() -> Non
 def test_a_user_is_told_of_a_killed_process_and_not_of_a_stopped_worker() -> None:
     told = reason(gone(RUNS, run=WRITES, process_only=True))
     assert "The process that ran this query on the worker vm was killed" in told
+
+
+def test_a_user_is_told_what_the_database_said_that_dropped_a_query() -> None:
+    told = reason(dropped(RUNS, job=replace(JOB, attempt=2)))
+    assert "The database dropped the connection" in told
+    assert "(server closed the connection). This was attempt 2" in told
+    assert told.endswith("Nothing was changed by it; run it again.")
 
 
 def test_a_user_is_told_since_when_a_queue_has_no_worker() -> None:

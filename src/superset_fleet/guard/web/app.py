@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 
 import flask
+import sqlalchemy
 
 from ...state.jobs import CHARTS, QUERIES
 from ..context import Guard
 from . import ready
-from .answers import stop_waiting, tell_refusal
+from .answers import keep_error, note_row, stop_waiting, tell_refusal, tell_used
 from .banner import load_banner
 from .pages import routes
 from .queues import Broker, Glance, look_at_queues
@@ -24,6 +25,7 @@ def add_pages(app: flask.Flask, guard: Guard) -> None:
         feature_flag_manager,
         talisman,
     )
+    from superset.models.sql_lab import Query
 
     @functools.cache  # Celery's routes do not change, and are not all known before the first call
     def names() -> list[str]:
@@ -41,6 +43,10 @@ def add_pages(app: flask.Flask, guard: Guard) -> None:
         talisman(force_https=False)(app.view_functions[endpoint])
     for limiter in app.extensions.get("limiter", ()):
         limiter.exempt(blueprint)  # which asks Redis more often than this does
+    sqlalchemy.event.listen(Query, "after_insert", note_row)
+    # The last one comes first.
+    app.after_request(functools.partial(keep_error, db))
+    app.after_request(functools.partial(tell_used, db))
     app.after_request(functools.partial(tell_refusal, db, async_query_manager))
     app.after_request(functools.partial(stop_waiting, db))
     app.jinja_loader = load_banner(app.jinja_loader)

@@ -4,10 +4,11 @@ import os
 import runpy
 import sys
 import time
-from contextlib import closing
 from typing import Any
 
 import flask
+import sqlglot
+from sqlalchemy.exc import IntegrityError
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 import superset.extensions
@@ -17,6 +18,7 @@ from superset.models.core import Database
 from superset.models.sql_lab import Query
 
 queries = flask.Blueprint("QueryRestApi", __name__, url_prefix="/api/v1")
+sql_lab = flask.Blueprint("SqlLabRestApi", __name__, url_prefix="/api/v1/sqllab")
 
 
 def create_app() -> flask.Flask:
@@ -29,17 +31,28 @@ def create_app() -> flask.Flask:
     async_query_manager.init_app(app)
     app.config["FLASK_APP_MUTATOR"](app)
     app.register_blueprint(queries)
+    app.register_blueprint(sql_lab)
     return app
 
 
-@queries.post("/sqllab/execute/")
-def execute() -> Any:
-    """Send a query to the workers."""
+@sql_lab.post("/execute/")
+def execute_sql_query() -> Any:
+    """Send a query to the workers, after a look at its SQL."""
     from superset.sql_lab import get_sql_results
 
     query = Query(database_id=1, **flask.request.get_json())
     db.session.add(query)
-    db.session.commit()
+    try:
+        db.session.commit()
+    except IntegrityError as error:
+        db.session.rollback()
+        return {"errors": [{"message": f"Failed to execute query: {error}"}]}, 500
+    try:
+        sqlglot.parse(query.sql, "postgres")
+    except sqlglot.errors.ParseError as error:
+        query.status = "failed"
+        db.session.rollback()
+        return {"errors": [{"message": str(error), "error_type": "INVALID_SQL_ERROR"}]}, 422
     try:
         get_sql_results.delay(query.id, query.sql)
     except Exception:
@@ -53,15 +66,13 @@ def execute() -> Any:
 @queries.post("/query/stop")
 def stop_query() -> Any:
     """Stop a query on the side of its database."""
-    from superset.sql_lab import warehouse
-
     query = Query.query.filter_by(client_id=flask.request.get_json()["client_id"]).one()
     if query.status in ("failed", "success", "timed_out"):
         return {"result": "OK"}
     process = flask.json.loads(query.extra_json or "{}").get("cancel_query")
     if process is None:
         return {"message": "Could not cancel query"}, 422
-    with closing(warehouse()) as connection, connection.cursor() as cursor:
+    with query.database.get_raw_connection() as connection, connection.cursor() as cursor:
         cursor.execute("select pg_terminate_backend(%s)", [process])
     query.status, query.end_time = "stopped", time.time() * 1000
     db.session.commit()

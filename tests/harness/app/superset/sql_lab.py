@@ -1,7 +1,6 @@
 """See superset."""
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -11,25 +10,15 @@ import sqlglot
 from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded
 from flask import current_app
-from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.pool import NullPool
 
 from superset import db
 from superset.extensions import celery_app
+from superset.models.core import Database
 from superset.models.sql_lab import Query
 
 
 class Stopped(Exception):
     """The query was stopped by its user."""
-
-
-def warehouse() -> Any:
-    """Connect to the database that queries are about."""
-    url, options = current_app.config["DB_CONNECTION_MUTATOR"](
-        make_url(os.environ["WAREHOUSE"]), {"poolclass": NullPool}, None, None, None
-    )
-    return create_engine(url, **options).raw_connection()
 
 
 def execute(
@@ -39,8 +28,7 @@ def execute(
 
     `step` is called before each of them with its number and the id of the database's process.
     """
-    connection = warehouse()
-    try:
+    with db.session.get(Database, 1).get_raw_connection() as connection:
         with connection.cursor() as cursor:
             for number, statement in enumerate(statements):
                 step(number, connection.dbapi_connection.get_backend_pid())
@@ -48,8 +36,6 @@ def execute(
             rows = cursor.fetchall() if cursor.description else []
             count = cursor.rowcount
         connection.commit()
-    finally:
-        connection.close()
     return rows, count
 
 
@@ -116,4 +102,6 @@ def handle_query_error(error: Exception, query: Query) -> None:
     query.tmp_table_name = None
     query.status = "failed"
     query.end_time = query.end_time or time.time() * 1000
+    db.session.flush()  # as where Superset reads the database's record to look into the error
+    query.set_extra("errors", [{"message": str(error)}])
     db.session.commit()

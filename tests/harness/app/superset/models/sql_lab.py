@@ -12,7 +12,8 @@ class Query(db.Model):  # type: ignore[misc]
     __tablename__ = "query"
     id = db.Column(db.Integer, primary_key=True)
     client_id = db.Column(db.String(11), unique=True)
-    database_id = db.Column(db.Integer)
+    database_id = db.Column(db.Integer, db.ForeignKey("dbs.id"))
+    database = db.relationship("Database")
     user_id = db.Column(db.Integer)
     status = db.Column(db.String(16), default="pending")
     sql = db.Column(db.Text)
