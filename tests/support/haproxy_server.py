@@ -167,7 +167,7 @@ class Balancer:
         (directory / "stats.credentials").write_text("Basic YWRtaW46c2VjcmV0\n")  # admin:secret
         shutil.copy(ROLE / "files" / "maintenance.html", directory)
 
-    def write(self, servers: dict[str, str]) -> None:
+    def write(self, servers: dict[str, str], **inputs: Any) -> None:
         """Write the configuration as the role does, and the servers."""
         self.servers_file.write_text(
             "".join(f"    server {name} {address}\n" for name, address in servers.items())
@@ -176,6 +176,7 @@ class Balancer:
             haproxy_stats_port=self.private_port,
             haproxy_workers_port=self.workers_port,
             haproxy_membership_port=self.metrics_port,
+            **inputs,
         )
         text = re.sub(r"^    (log|chroot|user|group) /?\w.*\n", "", text, flags=re.MULTILINE)
         text = re.sub(r"^    log global\n", "", text, flags=re.MULTILINE)
