@@ -92,6 +92,14 @@ class Process(ThreadWorker):  # type: ignore[misc]
         """Count a connection no more, in the loop."""
         self.nr_conns -= 1
 
+    def notify(self) -> None:
+        """Tell the parent, once a second, that this process lives: not while all threads are stuck.
+
+        Then it is killed, as when it said nothing for gunicorn's `timeout`, and replaced.
+        """
+        if not self.threads.stuck(self.cfg.timeout):
+            super().notify()
+
     def murder_pending(self) -> None:
         """Do what gunicorn's loop does once a second, and refuse what has waited for too long."""
         super().murder_pending()

@@ -79,6 +79,7 @@ class Threads:
         self._changed = threading.Condition()
         self._waiting: OrderedDict[Asked, deque[tuple[float, Any]]] = OrderedDict()
         self._running: Counter[Asked] = Counter()
+        self._moved = time.monotonic()  # when a thread was free, or something finished
         for each in range(number):
             threading.Thread(target=self._work, name=f"request {each}", daemon=True).start()
 
@@ -99,6 +100,13 @@ class Threads:
                     del self._waiting[one]
         return found
 
+    def stuck(self, seconds: float) -> bool:
+        """Tell whether for so long all threads were taken, and none has finished anything."""
+        with self._changed:
+            if self._running.total() < self._number:
+                self._moved = time.monotonic()
+            return time.monotonic() > self._moved + seconds
+
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -108,6 +116,7 @@ class Threads:
             self._serve(request)
             with self._changed:
                 self._running -= Counter([one])
+                self._moved = time.monotonic()
                 # Two may have waited for that, this user's next one and a slow one of another's:
                 # this thread takes one of them.
                 self._changed.notify()

@@ -17,7 +17,7 @@ import pytest
 
 from superset_fleet.times import FACTOR
 from tests.support import templates
-from tests.support.haproxy_server import Balancer
+from tests.support.haproxy_server import Balancer, balancer
 from tests.support.servers import free_port
 from tests.support.waiting import DEADLINE_SECONDS, until
 
@@ -41,7 +41,7 @@ class Asking:
 class Web:
     """One web process with eight threads."""
 
-    def __init__(self, directory: Path, factor: str) -> None:
+    def __init__(self, directory: Path, factor: str, timeout: int) -> None:
         self.port, self.release = free_port(), directory / "release"
         text = templates.render(
             "superset_web",
@@ -49,7 +49,7 @@ class Web:
             superset_web_port=self.port,
             superset_web_processes=1,
             superset_web_threads=8,
-            superset_web_timeout_seconds=30,
+            superset_web_timeout_seconds=timeout,
             superset_web_graceful_timeout_seconds=5,
             superset_web_keepalive_seconds=75,
         )
@@ -57,14 +57,14 @@ class Web:
         text = re.sub(r"(?m)^(from|when_ready|wsgi_app).*$", "", text)
         (directory / "gunicorn.conf.py").write_text(text)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "tests.support.web_app:app"],
+            [sys.executable, "-m", "gunicorn", "tests.harness.web_app:app"],
             cwd=directory,
             env=os.environ
             | {"PYTHONPATH": ":".join(sys.path), "RELEASE": str(self.release), FACTOR: factor},
         )
 
     def answers(self) -> bool:
-        with suppress(OSError):
+        with suppress(OSError, http.client.HTTPException):
             return bool(self.begun())
         return False
 
@@ -96,8 +96,8 @@ class Web:
 
 
 @contextmanager
-def served(directory: Path, factor: str = "1") -> Iterator[Web]:
-    web = Web(directory, factor)
+def served(directory: Path, factor: str = "1", timeout: int = 30) -> Iterator[Web]:
+    web = Web(directory, factor, timeout)
     try:
         until(web.answers, "gunicorn answers")
         yield web
@@ -121,6 +121,12 @@ def web(running: Web) -> Iterator[Web]:
     running.release.unlink()
 
 
+@pytest.fixture
+def haproxy(tmp_path: Path, web: Web) -> Iterator[Balancer]:
+    with balancer(tmp_path, {"web-1": f"127.0.0.1:{web.port}"}) as running:
+        yield running
+
+
 def test_a_greedy_user_holds_up_nobody_else(web: Web) -> None:
     ann = [web.ask(CHART, "ann", body=b"{}") for _ in range(40)]
     until(lambda: web.has_begun(ann=3), "ann holds three threads")
@@ -138,8 +144,6 @@ def test_a_greedy_user_holds_up_nobody_else(web: Web) -> None:
 
 
 def test_what_was_given_up_before_its_turn_is_never_begun(web: Web, haproxy: Balancer) -> None:
-    haproxy.write({"web-1": f"127.0.0.1:{web.port}"})
-    haproxy.reload()
     ann = [web.ask(CHART, "ann", haproxy.port) for _ in range(10)]
     until(lambda: web.connections() >= 10 and web.has_begun(ann=3), "three are computed")
     for one in ann:
@@ -163,6 +167,16 @@ def test_what_waits_for_too_long_is_told_so_and_when_to_try_again(tmp_path: Path
         assert web.has_begun(ann=3)
 
 
+def test_a_process_whose_threads_are_all_stuck_is_replaced(tmp_path: Path) -> None:
+    with served(tmp_path, timeout=1) as web:
+        stuck = [web.ask("/hold", f"user{each}") for each in range(8)]
+        until(lambda: len(web.begun()) == 9, "all threads are taken")
+        until(lambda: web.answers() and web.has_begun(), "another process answers")
+        for one in stuck:
+            with closing(one.connection), pytest.raises(http.client.RemoteDisconnected):
+                one.connection.getresponse()
+
+
 def test_connections_that_say_nothing_take_no_thread(web: Web) -> None:
     silent = [socket.create_connection(("127.0.0.1", web.port)) for _ in range(20)]
     assert web.ask("/page").answer()[0].status == 200
@@ -184,8 +198,6 @@ def test_a_kept_connection_is_served_again(web: Web) -> None:
 
 def test_long_bodies_that_drip_hold_up_only_what_is_slow(web: Web, haproxy: Balancer) -> None:
     """HAProxy waits for short ones itself."""
-    haproxy.write({"web-1": f"127.0.0.1:{web.port}"})
-    haproxy.reload()
     long = web.ask("/import", port=haproxy.port, body=b"a" * 1_000_000)
     assert long.answer()[0].status == 200
     drips = []
