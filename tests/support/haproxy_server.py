@@ -269,10 +269,12 @@ class Balancer:
 
 
 @contextmanager
-def balancer(directory: Path, servers: dict[str, str] | None = None) -> Iterator[Balancer]:
+def balancer(
+    directory: Path, servers: dict[str, str] | None = None, **inputs: Any
+) -> Iterator[Balancer]:
     """Run HAProxy, with servers to begin with."""
     made = Balancer(directory)
-    made.write(servers or {})
+    made.write(servers or {}, **inputs)
     made.start()
     try:
         yield made
