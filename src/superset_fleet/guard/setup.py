@@ -12,6 +12,7 @@ from ..state.jobs import TASKS
 from . import hooks, publish, run, worker
 from .context import EXTENSION, Guard
 from .web import app as web
+from .web import limits
 from .web.ready import Ready
 
 
@@ -33,7 +34,7 @@ def task_annotations(
 
 def mutator(service: str, redis_urls: Mapping[str, str], guard: Guard | None) -> hooks.Mutator:
     """Return FLASK_APP_MUTATOR, which adds to Superset's application what is the fleet's."""
-    ready = [Ready(redis_urls).install] if service == "superset_web" else []
+    ready = [Ready(redis_urls).install, limits.install] if service == "superset_web" else []
     guards = [functools.partial(join, guard)] if guard else []
     return hooks.in_turn(*ready, *guards)
 

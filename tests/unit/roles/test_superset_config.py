@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from superset_fleet.guard import hooks, setup
+from superset_fleet.guard.web import limits
 from superset_fleet.guard.web.ready import Ready
 from superset_fleet.state.jobs import TASKS
 from tests.support import templates
@@ -42,6 +43,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     joined: list[object] = []
     monkeypatch.setattr(setup, "join", lambda guard, app: joined.append(guard))
     monkeypatch.setattr(Ready, "install", lambda ready, app: joined.append("ready"))
+    monkeypatch.setattr(limits, "install", lambda app: None)
     return joined
 
 
