@@ -150,8 +150,8 @@ def join_script() -> Any:
 class Balancer:
     """A running HAProxy, started, reloaded and restarted as its unit does it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.port = directory, free_port()
+    def __init__(self, directory: Path, **inputs: Any) -> None:
+        self.directory, self.port, self.inputs = directory, free_port(), inputs
         self.private_port, self.workers_port, self.metrics_port = (free_port() for _ in range(3))
         self.socket = str(directory / "admin.sock")
         self.api = HAProxy(self.socket, BACKEND)
@@ -167,7 +167,7 @@ class Balancer:
         (directory / "stats.credentials").write_text("Basic YWRtaW46c2VjcmV0\n")  # admin:secret
         shutil.copy(ROLE / "files" / "maintenance.html", directory)
 
-    def write(self, servers: dict[str, str], **inputs: Any) -> None:
+    def write(self, servers: dict[str, str]) -> None:
         """Write the configuration as the role does, and the servers."""
         self.servers_file.write_text(
             "".join(f"    server {name} {address}\n" for name, address in servers.items())
@@ -176,7 +176,7 @@ class Balancer:
             haproxy_stats_port=self.private_port,
             haproxy_workers_port=self.workers_port,
             haproxy_membership_port=self.metrics_port,
-            **inputs,
+            **self.inputs,
         )
         text = re.sub(r"^    (log|chroot|user|group) /?\w.*\n", "", text, flags=re.MULTILINE)
         text = re.sub(r"^    log global\n", "", text, flags=re.MULTILINE)
@@ -273,8 +273,8 @@ def balancer(
     directory: Path, servers: dict[str, str] | None = None, **inputs: Any
 ) -> Iterator[Balancer]:
     """Run HAProxy, with servers to begin with."""
-    made = Balancer(directory)
-    made.write(servers or {}, **inputs)
+    made = Balancer(directory, **inputs)
+    made.write(servers or {})
     made.start()
     try:
         yield made
