@@ -48,7 +48,7 @@ LINT = {
 }
 PACKAGES = {  # Debian's, of each part
     "unit": ["redis-tools", "haproxy"],
-    "harness": ["redis-tools", "libfaketime", "postgresql"],
+    "harness": ["redis-tools", "haproxy", "libfaketime", "postgresql"],
     "molecule": ["chromium"],  # sees the pages as a user does
 }
 MACHINES = ("cloud", "molecule")  # parts that need root, and what `up` installs

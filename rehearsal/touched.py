@@ -64,7 +64,10 @@ RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     # Roles
     ("roles/agent/**", (*IMAGE, "agent", "faults", "scale", "wake")),
     ("roles/celery_worker/**", (*IMAGE, "celery_worker", "faults", "reports", "scaler", "wake")),
-    ("roles/haproxy/**", (*DEPLOYED, "haproxy", "membership", "reports", "scale", "upgrade")),
+    (
+        "roles/haproxy/**",
+        (*DEPLOYED, "harness", "haproxy", "membership", "reports", "scale", "upgrade"),
+    ),
     ("roles/membership/**", (*DEPLOYED, "membership", "haproxy", "scale", "upgrade")),
     ("roles/postgres/**", (*DEPLOYED, "postgres", "faults", "superset", "warehouse")),
     (
@@ -73,7 +76,7 @@ RULES: Sequence[tuple[str, tuple[str, ...]]] = (
     ),
     ("roles/scaler/**", (*IMAGE, "scaler", "faults", "reports", "watchdog", "wake")),
     ("roles/scheduler/**", (*IMAGE, "scheduler", "faults", "reports", "scaler", "wake")),
-    ("roles/superset_web/**", (*IMAGE, "superset_web", "agent", "haproxy", "scale")),
+    ("roles/superset_web/**", (*IMAGE, "harness", "superset_web", "agent", "haproxy", "scale")),
     ("roles/watchdog/**", (*IMAGE, "watchdog", "faults", "wake")),
     ("roles/warehouse/**", (*DEPLOYED, "warehouse", "faults", "wake")),
     ("roles/**", ALL),  # common, fleet_package, superset: on every machine, or on most

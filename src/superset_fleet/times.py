@@ -50,6 +50,11 @@ class Times:
     # -- Watchdog and scaler
     lead_seconds: float = 6.0  # so long after the last sign of a leader another one leads
 
+    # -- Web machines
+    # So long a request waits for a thread of its process: less than a browser waits for a chart
+    # (superset_webserver_timeout_seconds), which is to show why it got none.
+    web_wait_seconds: float = 30.0
+
     # -- Watchdog
     watch_seconds: float = 1.0  # between two ticks
     # What was not looked at for so long was not seen without a break: this process, or the whole

@@ -150,8 +150,8 @@ def join_script() -> Any:
 class Balancer:
     """A running HAProxy, started, reloaded and restarted as its unit does it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.port = directory, free_port()
+    def __init__(self, directory: Path, **inputs: Any) -> None:
+        self.directory, self.port, self.inputs = directory, free_port(), inputs
         self.private_port, self.workers_port, self.metrics_port = (free_port() for _ in range(3))
         self.socket = str(directory / "admin.sock")
         self.api = HAProxy(self.socket, BACKEND)
@@ -176,6 +176,7 @@ class Balancer:
             haproxy_stats_port=self.private_port,
             haproxy_workers_port=self.workers_port,
             haproxy_membership_port=self.metrics_port,
+            **self.inputs,
         )
         text = re.sub(r"^    (log|chroot|user|group) /?\w.*\n", "", text, flags=re.MULTILINE)
         text = re.sub(r"^    log global\n", "", text, flags=re.MULTILINE)
@@ -268,9 +269,11 @@ class Balancer:
 
 
 @contextmanager
-def balancer(directory: Path, servers: dict[str, str] | None = None) -> Iterator[Balancer]:
+def balancer(
+    directory: Path, servers: dict[str, str] | None = None, **inputs: Any
+) -> Iterator[Balancer]:
     """Run HAProxy, with servers to begin with."""
-    made = Balancer(directory)
+    made = Balancer(directory, **inputs)
     made.write(servers or {})
     made.start()
     try:

@@ -79,6 +79,21 @@ def test_a_machine_that_drains_says_so_and_serves_on(web, ready, ask):
     assert ready() == (200, "ready")
 
 
+def test_a_machine_whose_threads_are_all_taken_is_ready(web, ready, fact):
+    """By bodies that do not come, each of another user's."""
+    begin = "POST /login/ HTTP/1.1\\r\\nHost: x\\r\\nX-Forwarded-For: 192.0.2.%d\\r\\n"
+    program = (
+        "import socket as s, urllib.request as u;"
+        f"web = ('127.0.0.1', {fact('superset_web_port')});"
+        "held = [s.create_connection(web) for _ in range(60)];"
+        f"[one.sendall(('{begin}Content-Length: 9\\r\\n\\r\\n' % n).encode())"
+        " for n, one in enumerate(held)];"
+        "print(u.urlopen('http://%s:%d/ready' % web, timeout=5).status)"
+    )
+    assert web.run(f'python3 -c "{program}"').strip() == "200"
+    assert ready() == (200, "ready")
+
+
 @pytest.mark.parametrize(
     ("facts", "dependency"),
     [(("database",), "database"), (("redis", "coordination"), "coordination")],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..state.records import Queue
 from ..state.words import NEVER_RAN, nobody_takes, since
 
@@ -34,3 +36,9 @@ def unreachable(error: Exception) -> str:
         "a minute. If this stays so, tell your administrator that the Redis instance "
         "'coordination' is down."
     )
+
+
+def too_many(message: str) -> dict[str, Any]:
+    """Return a refusal of a request, not of a task, as Superset's pages and clients read it."""
+    error = {"message": message, "error_type": "GENERIC_BACKEND_ERROR", "level": "error"}
+    return {"message": message, "errors": [error | {"extra": {}}]}

@@ -14,6 +14,7 @@ from . import databases, hangs, hooks, publish, run, worker
 from .context import EXTENSION, Guard
 from .mend import mend
 from .web import app as web
+from .web import limits
 from .web.ready import Ready
 
 
@@ -35,7 +36,7 @@ def task_annotations(
 
 def mutator(service: str, redis_urls: Mapping[str, str], guard: Guard | None) -> hooks.Mutator:
     """Return FLASK_APP_MUTATOR, which adds to Superset's application what is the fleet's."""
-    ready = [Ready(redis_urls).install, hangs.bound] if service == WEB else []
+    ready = [Ready(redis_urls).install, hangs.bound, limits.install] if service == WEB else []
     guards = [functools.partial(join, guard)] if guard else []
     return hooks.in_turn(*ready, *guards)
 

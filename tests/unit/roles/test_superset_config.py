@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 
 from superset_fleet.guard import hangs, hooks, setup
 from superset_fleet.guard.databases import LIBPQ, Metadata
+from superset_fleet.guard.web import limits
 from superset_fleet.guard.web.ready import Ready
 from superset_fleet.state.jobs import TASKS
 from superset_fleet.times import TIMES
@@ -47,6 +48,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setattr(setup, "join", lambda guard, app: joined.append(guard))
     monkeypatch.setattr(Ready, "install", lambda ready, app: joined.append("ready"))
     monkeypatch.setattr(hangs, "bound", lambda app: joined.append("bound"))
+    monkeypatch.setattr(limits, "install", lambda app: joined.append("limits"))
     return joined
 
 
@@ -266,7 +268,7 @@ def test_a_mutator_of_the_overrides_comes_first_and_the_fleet_s_stays(
 ) -> None:
     found = config(overrides="def FLASK_APP_MUTATOR(app):\n    app.append('theirs')\n")
     found.FLASK_APP_MUTATOR(joined)
-    assert joined == ["theirs", "ready", "bound", found.guard]
+    assert joined == ["theirs", "ready", "bound", "limits", found.guard]
 
 
 def test_a_mutator_of_connections_comes_first_and_the_fleet_s_stays(config: Config) -> None:
@@ -286,4 +288,4 @@ def test_overrides_without_a_mutator_leave_the_fleet_s(
 ) -> None:
     found = config(overrides="FLASK_APP_MUTATOR = None\n")
     found.FLASK_APP_MUTATOR(None)
-    assert joined == ["ready", "bound", found.guard]
+    assert joined == ["ready", "bound", "limits", found.guard]
