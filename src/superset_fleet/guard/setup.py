@@ -12,6 +12,7 @@ from ..state.jobs import TASKS
 from . import hooks, publish, run, worker
 from .context import EXTENSION, Guard
 from .web import app as web
+from .web import permissions
 from .web.ready import Ready
 
 
@@ -52,3 +53,15 @@ def listen(service: str) -> None:
     hooks.connect_signals()
     if service == "celery_worker":
         psycopg2.extensions.set_wait_callback(hooks.wait)
+
+
+def action_log() -> Any:
+    """Return EVENT_LOGGER of web machines."""
+    from .web.actions import Actions
+
+    return Actions()
+
+
+def security_manager(service: str, guard: Guard | None, manager: Any) -> Any:
+    """Return CUSTOM_SECURITY_MANAGER, which on web machines keeps what roles may do."""
+    return permissions.keep(manager) if guard and service == "superset_web" else manager

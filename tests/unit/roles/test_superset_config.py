@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from superset_fleet.guard import hooks, setup
+from superset_fleet.guard.web import permissions
 from superset_fleet.guard.web.ready import Ready
 from superset_fleet.state.jobs import TASKS
 from tests.support import templates
@@ -51,6 +52,13 @@ def listens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     listens: list[str] = []
     monkeypatch.setattr(setup, "listen", listens.append)
     return listens
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there beside Superset alone."""
+    monkeypatch.setattr(setup, "action_log", lambda: "by a thread")
+    monkeypatch.setattr(permissions, "keep", lambda manager: ("keeps", manager))
 
 
 @pytest.fixture
@@ -201,6 +209,34 @@ def test_each_cache_has_names_of_its_own(config: Config) -> None:
         "superset_data_",
         "superset_thumbnail_",
     ]
+
+
+# -- What web machines do faster -------------------------------------------------------------------
+def test_web_machines_log_actions_by_a_thread_and_keep_permissions(config: Config) -> None:
+    found = config()
+    assert found.EVENT_LOGGER == "by a thread"
+    assert found.CUSTOM_SECURITY_MANAGER == ("keeps", None)
+
+
+@pytest.mark.parametrize("service", ["admin", "celery_worker", "scheduler"])
+def test_no_other_machine_does_so(config: Config, service: str) -> None:
+    found = config(service)
+    assert not hasattr(found, "EVENT_LOGGER")
+    assert found.CUSTOM_SECURITY_MANAGER is None
+
+
+def test_nor_does_a_web_machine_without_the_guard(config: Config) -> None:
+    found = config(superset_guard_enabled=False)
+    assert not hasattr(found, "EVENT_LOGGER")
+    assert found.CUSTOM_SECURITY_MANAGER is None
+
+
+def test_permissions_are_kept_whatever_manages_them_and_another_logger_stays(
+    config: Config,
+) -> None:
+    found = config(overrides="CUSTOM_SECURITY_MANAGER = EVENT_LOGGER = 'theirs'\n")
+    assert found.CUSTOM_SECURITY_MANAGER == ("keeps", "theirs")
+    assert found.EVENT_LOGGER == "theirs"
 
 
 # -- Overrides ------------------------------------------------------------------------------------
