@@ -53,7 +53,7 @@ def forget_with(session: Any, models: tuple[type, ...], forget: Callable[[], Non
             session.info[CHANGED] = True
 
     def after(session: Any) -> None:
-        if session.info.pop(CHANGED, False):
+        if not session.in_nested_transaction() and session.info.pop(CHANGED, False):
             forget()
 
     sqlalchemy.event.listen(session, "after_flush", look)
