@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import flask
 import pytest
 import sqlalchemy
 from sqlalchemy import orm
@@ -51,6 +52,13 @@ class Stock:
 
     def get_public_permissions(self) -> None: ...
 
+    def get_user_roles(self, user: Any) -> Any:
+        return user.roles
+
+    def user_view_menu_names(self, permission_name: str) -> set[str]:
+        self.asked.append((permission_name,))
+        return {"sales"}
+
     def is_item_public(self, permission_name: str, view_name: str) -> bool:
         self.asked.append((permission_name, view_name))
         return permission_name == "can_read"
@@ -95,6 +103,54 @@ def test_each_question_about_roles_is_asked_once(session: Any) -> None:
         assert security.is_item_public("can_read", "Chart") is True
         assert security.is_item_public("can_write", "Chart") is False
     assert len(security.asked) == 5
+
+
+@pytest.fixture
+def user() -> Iterator[Any]:
+    """Who asks."""
+    with flask.Flask(__name__).app_context():
+        flask.g.user = SimpleNamespace(id=1, is_anonymous=False, roles=[Role(id=1), Role(id=2)])
+        yield flask.g.user
+
+
+def test_what_a_user_sees_is_asked_once_while_the_roles_are_the_same(
+    session: Any, user: Any
+) -> None:
+    security = manager(session)
+    for _ in range(2):
+        assert security.user_view_menu_names("datasource_access") == {"sales"}
+        security.user_view_menu_names("datasource_access").clear()  # which is the caller's own
+    assert len(security.asked) == 1
+    user.roles.pop()
+    security.user_view_menu_names("datasource_access")
+    assert len(security.asked) == 2
+
+
+def test_nobody_sees_what_another_user_with_the_same_roles_sees(session: Any, user: Any) -> None:
+    security = manager(session)
+    security.user_view_menu_names("datasource_access")
+    user.id = 2
+    security.user_view_menu_names("datasource_access")
+    del user.id  # a guest
+    security.user_view_menu_names("datasource_access")
+    assert len(security.asked) == 3
+
+
+def test_what_users_see_is_asked_each_time_who_are_nobody_or_not_known_any_more(
+    session: Any, user: Any
+) -> None:
+    security = manager(session)
+    user.is_anonymous = True
+    for _ in range(2):
+        security.user_view_menu_names("datasource_access")
+    assert len(security.asked) == 2
+    gone = session.get(Role, 1)
+    session.expire(gone)
+    session.expunge(gone)
+    user.is_anonymous, user.roles = False, [gone]
+    for _ in range(2):
+        security.user_view_menu_names("datasource_access")
+    assert len(security.asked) == 4
 
 
 def change_its_permissions(session: Any) -> None:

@@ -2,8 +2,8 @@
 
 Superset asks the database for it several times in each request, and for each object of the public
 role. Who a user is, whether they are active and which roles they have is asked each time, as
-before: what is kept is about roles alone. A change of a role is heard of at once in the process
-that makes it, and elsewhere after `permissions_seconds`.
+before: each answer that is kept belongs to these roles. A change of a role is heard of at once in
+the process that makes it, and elsewhere after `permissions_seconds`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy
+from flask import g
+from sqlalchemy.orm.exc import DetachedInstanceError
 
 from ...times import TIMES
 
-MOST = 10_000  # answers; names of schemas, which users may type, are in the questions
+MOST = 1_000  # answers; names of schemas, which users may type, are in the questions
+T = TypeVar("T")
 CHANGED = "superset_fleet_roles_changed"  # in the `info` of a session
 
 
@@ -30,9 +33,9 @@ class Answers:
 
     def forget(self) -> None:
         """Forget all answers, and those that are on their way."""
-        self._kept: tuple[float, dict[Hashable, bool]] = (self._clock() + self._seconds, {})
+        self._kept: tuple[float, dict[Hashable, Any]] = (self._clock() + self._seconds, {})
 
-    def get(self, question: Hashable, ask: Callable[[], bool]) -> bool:
+    def get(self, question: Hashable, ask: Callable[[], T]) -> T:
         """Return the answer that is known, or ask."""
         until, answers = self._kept
         if self._clock() >= until or len(answers) >= MOST:
@@ -41,7 +44,8 @@ class Answers:
         # What is forgotten while this asks is another dictionary.
         if question not in answers:
             answers[question] = ask()
-        return answers[question]
+        answer: T = answers[question]
+        return answer
 
 
 def forget_with(session: Any, models: tuple[type, ...], forget: Callable[[], None]) -> None:
@@ -74,6 +78,7 @@ def keep(manager: Any) -> type:
 
     public = own("is_item_public", "get_public_permissions", "get_public_role")
     roles = own("exist_permission_on_roles")
+    names = own("user_view_menu_names", "get_user_roles")
 
     class SecurityManager(base):  # type: ignore[misc]
         def __init__(self, appbuilder: Any) -> None:
@@ -98,5 +103,19 @@ def keep(manager: Any) -> type:
 
             question = (tuple(sorted(role_ids)), permission_name, view_name)
             return self._answers.get(question, ask) if roles else ask()
+
+        def user_view_menu_names(self, permission_name: str) -> set[str]:
+            def ask() -> set[str]:
+                return set(base.user_view_menu_names(self, permission_name))
+
+            if not names or g.user.is_anonymous:
+                return ask()
+            # Of this user with the roles of this moment; a guest has roles, too, and no id.
+            try:
+                found = tuple(sorted(role.id for role in self.get_user_roles(g.user)))
+            except DetachedInstanceError:  # by who has left the session
+                return ask()
+            question = (getattr(g.user, "id", None), found, permission_name)
+            return set(self._answers.get(question, ask))
 
     return SecurityManager
