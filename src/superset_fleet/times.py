@@ -16,6 +16,15 @@ FACTOR = "SUPERSET_FLEET_TIME_FACTOR"
 class Times:
     """Seconds. Raises ValueError where two of them contradict each other."""
 
+    # -- Web machines
+    # How long an action waits to be written. A process that is killed loses those that wait.
+    actions_seconds: float = 1.0
+    # So long a process that exits waits for the database to take its last actions: a restart is
+    # not held up by a database that is away.
+    actions_stop_seconds: float = 3.0
+    # So long after a role was changed by another process it may do here what it might before.
+    permissions_seconds: float = 5.0
+
     # -- Workers
     beat_seconds: float = 1.0  # between two heartbeats
     # A worker that is silent for so long takes no work. A beat may be late by some seconds on a

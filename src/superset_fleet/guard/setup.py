@@ -14,7 +14,7 @@ from . import databases, hangs, hooks, publish, run, worker
 from .context import EXTENSION, Guard
 from .mend import mend
 from .web import app as web
-from .web import limits
+from .web import limits, permissions
 from .web.ready import Ready
 
 
@@ -58,3 +58,15 @@ def listen(service: str) -> None:
         hooks.share_memory()
     if service in (WORKER, WEB):
         psycopg2.extensions.set_wait_callback(databases.wait)
+
+
+def action_log() -> Any:
+    """Return EVENT_LOGGER of web machines."""
+    from .web.actions import Actions
+
+    return Actions()
+
+
+def security_manager(service: str, guard: Guard | None, manager: Any) -> Any:
+    """Return CUSTOM_SECURITY_MANAGER, which on web machines keeps what roles may do."""
+    return permissions.keep(manager) if guard and service == "superset_web" else manager

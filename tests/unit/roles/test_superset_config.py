@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from superset_fleet.guard import hangs, hooks, setup
 from superset_fleet.guard.databases import LIBPQ, Metadata
-from superset_fleet.guard.web import limits
+from superset_fleet.guard.web import limits, permissions
 from superset_fleet.guard.web.ready import Ready
 from superset_fleet.state.jobs import TASKS
 from superset_fleet.times import TIMES
@@ -58,6 +58,13 @@ def listens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     listens: list[str] = []
     monkeypatch.setattr(setup, "listen", listens.append)
     return listens
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there beside Superset alone."""
+    monkeypatch.setattr(setup, "action_log", lambda: "by a thread")
+    monkeypatch.setattr(permissions, "keep", lambda manager: ("keeps", manager))
 
 
 @pytest.fixture
@@ -239,7 +246,7 @@ def test_who_has_no_user_waiting_sits_out_what_redis_and_the_database_need(
     config: Config, service: str
 ) -> None:
     found = config(service)
-    assert found.CeleryConfig.broker_transport_options["socket_timeout"] == 30
+    assert found.CeleryConfig.broker_transport_options["socket_timeout"] == 10
     arguments = found.SQLALCHEMY_ENGINE_OPTIONS["connect_args"]
     assert arguments == {"application_name": f"superset {service}", **LIBPQ}
 
@@ -249,6 +256,34 @@ def test_a_web_process_looks_whether_its_silent_database_hangs(config: Config) -
     assert arguments["connection_factory"] is Metadata
     seconds = arguments["connect_timeout"], 2 * TIMES.look_seconds + TIMES.moment_seconds
     assert max(seconds) < 3
+
+
+# -- What web machines do faster -------------------------------------------------------------------
+def test_web_machines_log_actions_by_a_thread_and_keep_permissions(config: Config) -> None:
+    found = config()
+    assert found.EVENT_LOGGER == "by a thread"
+    assert found.CUSTOM_SECURITY_MANAGER == ("keeps", None)
+
+
+@pytest.mark.parametrize("service", ["admin", "celery_worker", "scheduler"])
+def test_no_other_machine_does_so(config: Config, service: str) -> None:
+    found = config(service)
+    assert not hasattr(found, "EVENT_LOGGER")
+    assert found.CUSTOM_SECURITY_MANAGER is None
+
+
+def test_nor_does_a_web_machine_without_the_guard(config: Config) -> None:
+    found = config(superset_guard_enabled=False)
+    assert not hasattr(found, "EVENT_LOGGER")
+    assert found.CUSTOM_SECURITY_MANAGER is None
+
+
+def test_permissions_are_kept_whatever_manages_them_and_another_logger_stays(
+    config: Config,
+) -> None:
+    found = config(overrides="CUSTOM_SECURITY_MANAGER = EVENT_LOGGER = 'theirs'\n")
+    assert found.CUSTOM_SECURITY_MANAGER == ("keeps", "theirs")
+    assert found.EVENT_LOGGER == "theirs"
 
 
 # -- Overrides ------------------------------------------------------------------------------------

@@ -123,6 +123,7 @@ def test_a_service_outlives_a_process_of_its_own_that_takes_too_much_memory(
         celery_worker_max_overflow=2,
         celery_worker_stop_timeout_seconds=3720,
         celery_worker_queues=["sql_lab"],
+        superset_guard_enabled=True,
         **{f"{role}_memory_percent": 70},
     ).splitlines()
     assert {"MemoryMax=70%", "OOMPolicy=continue"} <= set(lines)
