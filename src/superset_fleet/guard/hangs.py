@@ -67,11 +67,12 @@ class Connection(redis.Connection):
 def bound(app: Any) -> None:
     """Give a web process' clients of Redis patience for a user, which Superset gives none at all.
 
-    They are those of the events of charts and of locks.
+    They are those of the events of charts, where workers run these, and of locks.
     """
     from superset.extensions import async_query_manager, cache_manager
 
-    for backend in (async_query_manager._cache, cache_manager.distributed_coordination):
+    events = getattr(async_query_manager, "_cache", None)
+    for backend in (events, cache_manager.distributed_coordination):
         if backend:
             pool = backend._cache.connection_pool
             pool.connection_class = Connection

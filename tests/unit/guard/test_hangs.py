@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import redis
+from werkzeug.local import LocalProxy
 
 from superset_fleet.guard import hangs
 from superset_fleet.times import TIMES
@@ -67,17 +68,21 @@ def test_a_redis_that_answers_again_is_asked_by_all_again(tmp_path: Path) -> Non
         assert answers()
 
 
+@pytest.mark.parametrize("charts_by_workers", [False, True])
 def test_superset_s_own_clients_of_redis_have_the_patience_of_a_user(
-    mute: Mute, monkeypatch: pytest.MonkeyPatch
+    mute: Mute, monkeypatch: pytest.MonkeyPatch, charts_by_workers: bool
 ) -> None:
     monkeypatch.setattr(hangs, "TIMES", TIMES.scaled(0.1))
-    events = redis.Redis.from_url(mute.url)
+    clients = [redis.Redis.from_url(mute.url) for _ in range(1 + charts_by_workers)]
+    locks, *events = (SimpleNamespace(_cache=client) for client in clients)
+    manager = SimpleNamespace(_cache=events[0]) if events else None
     extensions = SimpleNamespace(
-        async_query_manager=SimpleNamespace(_cache=SimpleNamespace(_cache=events)),
-        cache_manager=SimpleNamespace(distributed_coordination=None),
+        async_query_manager=LocalProxy(lambda: manager),
+        cache_manager=SimpleNamespace(distributed_coordination=locks),
     )
     monkeypatch.setitem(sys.modules, "superset", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "superset.extensions", extensions)
     hangs.bound(None)
-    with pytest.raises(redis.TimeoutError):
-        events.xrange("async-events-1")
+    for client in clients:
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
