@@ -8,7 +8,7 @@ from collections.abc import Callable
 from random import Random
 
 from tests.harness.jobs import KINDS, send
-from tests.harness.rig import TIMES, Fleet, Query
+from tests.harness.rig import SLOTS, TIMES, Fleet, Query
 from tests.support.waiting import until
 
 
@@ -97,3 +97,29 @@ def test_what_only_reads_succeeds_though_the_databases_restart(fleet: Fleet, dic
     until(fleet.answers, "the web process has its database again")
     (after,) = fleet.wait([fleet.send("select 1")])
     assert fleet.rows(after) == [[1]]
+
+
+def test_after_a_restart_of_redis_a_worker_takes_a_query_for_each_slot_that_is_free(
+    begin: Callable[..., Fleet],
+) -> None:
+    fleet = begin()
+    fleet.start_watchdog()
+    worker = fleet.start_worker("vm-1")
+    before = [send(fleet, "select") for _ in range(SLOTS)]
+    for job in before:
+        job.runs()
+    query = restarts(fleet, 0)
+    until(lambda: worker.process.journal.read_text().count("Connected to") == 2, "it is back")
+    other = fleet.start_worker("vm-2")
+    fleet.wait([query, *(fleet.send("select 1") for _ in range(SLOTS))])  # by that one, all of them
+    other.stop()
+    assert other.process.wait() == 0
+    fleet.let_go(before[0].name)
+    after = send(fleet, "select")
+    after.runs()
+    fleet.let_go(*(job.name for job in before[1:]))
+    for job in before:
+        job.succeeds(number=1, runs=1)
+    fleet.wait([fleet.send("select 1") for _ in range(SLOTS)])
+    fleet.let_go(after.name)
+    after.succeeds(number=1, runs=1)

@@ -48,6 +48,7 @@ class Drain(StartStopStep):  # type: ignore[misc]
         # before there was this connection.
         self._receives: Set[Any] = frozenset()
         self._before: Set[Any] = frozenset()
+        self._fewer = 0  # messages that are not received, since what runs from before takes slots
         self._stop: Any = None  # Celery's own way: its handler of the signal
         self._told: Callable[[], None] | None = None
 
@@ -58,12 +59,14 @@ class Drain(StartStopStep):  # type: ignore[misc]
             signal.signal(signal.SIGTERM, self._terminated)
         self.in_loop = True
         self._receives = consumer.hub.on_tick - self._before
+        mark_busy(consumer.pool)
         consumer.call_soon(self.look, consumer)
         consumer.timer.call_repeatedly(TIMES.drain_look_seconds, self.look, (consumer,))
 
     def stop(self, consumer: Any) -> None:
         """The event loop is over: the broker is lost, or the worker stops."""
         self.in_loop = False
+        self._fewer = 0
         self._before = frozenset(consumer.hub.on_tick)
         if self._told:
             self._told()
@@ -86,7 +89,9 @@ class Drain(StartStopStep):  # type: ignore[misc]
         notify_alive()
         self._receive(consumer.hub)
         self._set(bool(self._told) or FILE.exists())
-        if self.draining:
+        slots, running = consumer.pool.num_processes, unconfirmed()
+        self._receive_fewer(consumer.qos, min(running, slots - 1))  # kombu's 0 is: without limit
+        if self.draining or running >= slots:
             consumer.task_consumer.cancel()
         else:
             consumer.task_consumer.consume()  # from those queues alone from which it does not yet
@@ -110,6 +115,29 @@ class Drain(StartStopStep):  # type: ignore[misc]
         if not self._receives <= hub.on_tick:
             hub.on_tick |= self._receives
             tell("receives_again")
+
+    def _receive_fewer(self, qos: Any, fewer: int) -> None:
+        """Receive so many messages fewer than there are slots."""
+        qos.decrement_eventually(max(0, fewer - self._fewer))
+        qos.increment_eventually(self._fewer - fewer)
+        qos.update()
+        self._fewer = fewer
+
+
+def mark_busy(pool: Any) -> None:
+    """Let the pool know which of its processes run something, which it forgets with a connection.
+
+    Else the next task is written to any of them, and waits there for as long as the first one runs.
+    """
+    tasks = pool._pool._cache.values()
+    pool._pool._busy_workers.update(
+        task._write_to.inqW_fd for task in tasks if task._accepted and task._write_to
+    )
+
+
+def unconfirmed() -> int:
+    """Return how many tasks run whose messages came by a connection that was lost since."""
+    return len(set(state.active_requests) - set(state.reserved_requests))
 
 
 def too_early(consumer: Any) -> Iterator[Request]:

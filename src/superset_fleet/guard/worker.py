@@ -163,15 +163,15 @@ class Heartbeat(threading.Thread):
         While Redis does not answer this thread, that loop may be waiting for it, too.
         """
         now, turns = time.monotonic(), self._drain.turns
-        if turns != self._turns or self._lost or not self._drain.in_loop:
-            if self._still >= TIMES.stuck_seconds:
+        stuck = self._still >= TIMES.stuck_seconds
+        if turns != self._turns or not self._drain.in_loop or (self._lost and not stuck):
+            if stuck:
                 tell("turns_again", worker=self._guard.worker)
             self._turns, self._turned, self._still = turns, now, 0.0
         else:
-            before = self._still
             # While this thread itself stood still, it saw nothing.
             self._still += min(now - self._looked, 2 * TIMES.beat_seconds)
-            if before < TIMES.stuck_seconds <= self._still:
+            if not stuck and self._still >= TIMES.stuck_seconds:
                 tell("stuck", worker=self._guard.worker)
         self._looked = now
         return round(now - self._turned, 1) if self._still >= TIMES.stuck_seconds else 0.0

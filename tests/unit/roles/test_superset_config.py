@@ -173,6 +173,12 @@ def test_each_service_listens_once(config: Config, listens: list[str], service: 
 
 
 @pytest.mark.parametrize("guarded", [False, True])
+def test_the_guard_alone_counts_a_worker_s_slots(config: Config, guarded: bool) -> None:
+    found = config("celery_worker", superset_guard_enabled=guarded).CeleryConfig
+    assert found.worker_enable_prefetch_count_reduction != guarded
+
+
+@pytest.mark.parametrize("guarded", [False, True])
 def test_beat_itself_looks_for_due_reports(config: Config, guarded: bool) -> None:
     def annotated(service: str) -> Any:
         found = config(service, superset_guard_enabled=guarded).CeleryConfig
