@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from superset_fleet.times import FACTOR
+from tests.harness.rig import Base
 from tests.support import templates
 from tests.support.haproxy_server import Balancer, balancer
 from tests.support.servers import free_port
@@ -41,7 +42,7 @@ class Asking:
 class Web:
     """One web process with eight threads."""
 
-    def __init__(self, directory: Path, factor: str, timeout: int) -> None:
+    def __init__(self, directory: Path, factor: str, timeout: int, warehouse: str) -> None:
         self.port, self.release = free_port(), directory / "release"
         text = templates.render(
             "superset_web",
@@ -60,7 +61,12 @@ class Web:
             [sys.executable, "-m", "gunicorn", "tests.harness.web_app:app"],
             cwd=directory,
             env=os.environ
-            | {"PYTHONPATH": ":".join(sys.path), "RELEASE": str(self.release), FACTOR: factor},
+            | {
+                "PYTHONPATH": ":".join(sys.path),
+                "RELEASE": str(self.release),
+                "WAREHOUSE": warehouse,
+                FACTOR: factor,
+            },
         )
 
     def answers(self) -> bool:
@@ -96,8 +102,10 @@ class Web:
 
 
 @contextmanager
-def served(directory: Path, factor: str = "1", timeout: int = 30) -> Iterator[Web]:
-    web = Web(directory, factor, timeout)
+def served(
+    directory: Path, factor: str = "1", timeout: int = 30, warehouse: str = ""
+) -> Iterator[Web]:
+    web = Web(directory, factor, timeout, warehouse)
     try:
         until(web.answers, "gunicorn answers")
         yield web
@@ -106,8 +114,9 @@ def served(directory: Path, factor: str = "1", timeout: int = 30) -> Iterator[We
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    with served(tmp_path_factory.mktemp("web")) as web:
+def running(tmp_path_factory: pytest.TempPathFactory, base: Base) -> Iterator[Web]:
+    warehouse = f"host=127.0.0.1 port={base.postgres.port} user=superset dbname=warehouse"
+    with served(tmp_path_factory.mktemp("web"), warehouse=warehouse) as web:
         yield web
 
 
@@ -153,6 +162,25 @@ def test_what_was_given_up_before_its_turn_is_never_begun(web: Web, haproxy: Bal
     web.release.touch()
     assert web.ask(CHART, "ann", haproxy.port).answer()[0].status == 200
     assert web.has_begun(ann=4)
+
+
+def test_the_query_of_who_has_gone_is_cancelled_and_its_thread_is_free(
+    web: Web, haproxy: Balancer, base: Base
+) -> None:
+    def queries() -> int:
+        ((number,),) = base.postgres.sql(
+            "postgres",
+            "select count(*) from pg_stat_activity where query = 'select pg_sleep(600)'"
+            " and state = 'active'",
+        )
+        return int(number)
+
+    ann = [web.ask("/query", "ann", haproxy.port) for _ in range(7)]
+    until(lambda: queries() == 7, "all threads that ann may have are taken")
+    for one in ann:
+        one.connection.close()
+    until(lambda: not queries(), "her queries are cancelled")
+    assert web.ask("/page", "ann", haproxy.port).answer()[0].status == 200
 
 
 def test_what_waits_for_too_long_is_told_so_and_when_to_try_again(tmp_path: Path) -> None:

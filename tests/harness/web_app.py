@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import psycopg2
+import psycopg2.extensions
+
+from superset_fleet.guard import databases
+
 RELEASE = Path(os.environ.get("RELEASE", "/nonexistent"))  # when it is there, all is let go
 begun: Counter[str] = Counter()  # what was held, by the cookie
 lock = threading.Lock()
+psycopg2.extensions.set_wait_callback(databases.wait)
 
 
 def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
@@ -23,6 +29,9 @@ def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
             begun[environ.get("HTTP_COOKIE", "")] += 1
         while not RELEASE.exists():
             time.sleep(0.02)
+    elif path == "/query":
+        with psycopg2.connect(os.environ["WAREHOUSE"]) as connection:
+            connection.cursor().execute("select pg_sleep(600)")
     elif path == "/forget":
         begun.clear()
     body = json.dumps(begun).encode()

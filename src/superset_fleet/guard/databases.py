@@ -21,6 +21,7 @@ from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, STATUS_SETUP
 from sqlalchemy.exc import ArgumentError
 
 from ..times import TIMES
+from .web.threads import serving
 
 # Superset's DB_CONNECTION_MUTATOR: (URL, options, user, security manager, source) -> both.
 Mutator = Callable[..., tuple[Any, dict[str, Any]]]
@@ -119,6 +120,10 @@ METADATA = {
 }
 
 
+class Left(psycopg2.extensions.QueryCanceledError):  # type: ignore[misc]
+    """Nobody waits for a query's answer any more: the client of the web process has gone."""
+
+
 def wait(connection: Any) -> None:
     """Wait for PostgreSQL in Python, where the signal of the time limit is heard.
 
@@ -131,16 +136,22 @@ def wait(connection: Any) -> None:
     seconds = connect_seconds(connection) if connecting else metadata * TIMES.look_seconds
     if metadata and Metadata.hangs:
         seconds = TIMES.moment_seconds
+    # What is Superset's own is done to its end, whoever waits.
+    client = None if metadata or connecting else serving.client
     try:
         while (state := connection.poll()) != POLL_OK:
             ready = select.poll()
             ready.register(connection.fileno(), EVENTS[state])
-            while not ready.poll(seconds * 1000 or None):
+            if client:
+                ready.register(client, select.POLLRDHUP)
+            while not (found := ready.poll(seconds * 1000 or None)):
                 if connecting:
                     Metadata.hangs |= metadata
                     raise Silent(timed_out(connection, seconds))
                 connection.look()
-    except SoftTimeLimitExceeded:
+            if client and client.fileno() in dict(found):
+                raise Left("Who asked for this has gone.")
+    except (SoftTimeLimitExceeded, Left):
         cancel(connection)
         raise
     Metadata.hangs &= not metadata

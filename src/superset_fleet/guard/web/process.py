@@ -18,7 +18,7 @@ from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker
 from ...daemon.journal import tell
 from ...times import TIMES
 from ..refusals import too_many
-from .threads import Threads, asked
+from .threads import Threads, asked, serving
 
 HEAD_BYTES = 32768  # HAProxy sends no longer head: its tune.bufsize
 ESTABLISHED = 1  # of a TCP connection: neither side has closed it
@@ -71,10 +71,12 @@ class Process(ThreadWorker):  # type: ignore[misc]
         To close it takes as long as its other side reads, for which the loop must not wait.
         """
         kept = False
+        serving.client = conn.sock
         try:
             kept = not is_left(conn.sock) and self.handle(conn)
         except BaseException as error:  # such as SystemExit; a thread less would be one for good
             tell("request_failed", error)
+        serving.client = None
         if kept:
             served: Future[bool] = Future()
             served.set_result(kept)

@@ -8,6 +8,7 @@ not for ever. Health and readiness are asked aside: they have threads of their o
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from collections import Counter, OrderedDict, deque
@@ -43,6 +44,15 @@ USER = re.compile(
 ADDRESS = re.compile(rb"\r\nx-forwarded-for:[ ]*([^\r\n]+)", re.IGNORECASE)
 LENGTH = re.compile(rb"\r\ncontent-length:[ ]*(\d{1,15})", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+
+
+class Serving(threading.local):
+    """What a thread serves at this moment."""
+
+    client: socket.socket | None = None  # that waits for the answer
+
+
+serving = Serving()
 
 
 class Asked(NamedTuple):
