@@ -28,7 +28,7 @@ LOOK_SECONDS = 0.2
 STOP_SECONDS = 15.0  # for a command that was asked to stop
 END_LINES = 30  # of a log, shown when its command failed
 FAILURE_LINES = 80  # of what pytest says of tests that failed, shown before that
-FAILURES = re.compile(r"^=+ (?:FAILURES|ERRORS) =+$", re.M)
+FAILURES = re.compile(r"^[ │]*=+ (?:FAILURES|ERRORS) =+", re.M)  # Molecule indents and wraps
 # Ansible's task, Molecule's scenario and action.
 ACTIVITY = re.compile(
     r"^(?:(?:TASK|RUNNING HANDLER) \[(.*)\] \**|INFO +(\S+ ➜ \w+): Executing)$", re.M

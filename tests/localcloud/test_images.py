@@ -91,7 +91,6 @@ def test_a_layer_goes_with_its_last_image(cloud: LocalCloud) -> None:
 def test_an_image_of_an_instance_that_is_terminated_at_once_is_made(cloud: LocalCloud) -> None:
     name = cloud.start()["InstanceId"]
     created = cloud.ec2.create_image(InstanceId=name, Name="hasty")["ImageId"]
-    assert image(cloud, created)["State"] == "pending"
     cloud.ec2.terminate_instances(InstanceIds=[name])
     wait("the image", lambda: image(cloud, created)["State"] == "available")
     cloud.ec2.deregister_image(ImageId=created)

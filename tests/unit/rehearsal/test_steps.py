@@ -73,10 +73,13 @@ def test_a_failure_names_the_log_and_shows_its_last_lines(capsys: Any, state: Pa
     assert not (state / "seconds.json").exists()
 
 
-def test_of_tests_that_failed_it_is_shown_how_whatever_is_printed_later(state: Path) -> None:
+@pytest.mark.parametrize("heading", ["=== FAILURES ===", "  │ ==== ERRORS ===="])
+def test_of_tests_that_failed_it_is_shown_how_whatever_is_printed_later(
+    state: Path, heading: str
+) -> None:
     log = [
         "a.py .F",
-        "=== FAILURES ===",
+        heading,
         "E   assert 1 == 2",
         *("x" for _ in range(200)),
         "1 failed",
