@@ -222,7 +222,7 @@ def test_the_file_that_drains_is_where_the_units_look() -> None:
         (template,) = (ROOT / "roles" / role / "templates").glob(f"{unit}.service.j2")
         assert f"\nRuntimeDirectory={unit}\n" in template.read_text()
     web = ROOT / "roles/superset_web/templates/superset-web.service.j2"
-    assert f"touch %t/superset-web/{DRAINING} " in web.read_text()
+    assert f"touch %t/superset-web/{DRAINING}; " in web.read_text()
 
 
 def test_secrets_are_named_after_the_variable_that_they_fill() -> None:
