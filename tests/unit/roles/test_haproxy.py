@@ -33,11 +33,11 @@ def told(
         return reply, reply.read()
 
 
-def connections(haproxy: Balancer) -> int:
-    """Return how many connections of the greedy address HAProxy has."""
+def counted(haproxy: Balancer, table: str) -> int:
+    """Return how many connections, or unfinished requests, of the greedy address HAProxy has."""
     with socket.socket(socket.AF_UNIX) as runtime:
         runtime.connect(haproxy.socket)
-        runtime.sendall(b"show table users\n")
+        runtime.sendall(f"show table {table}\n".encode())
         lines = runtime.makefile().read().splitlines()
     (line,) = [line for line in lines if f"key=::ffff:{GREEDY} " in line] or [""]
     return int(line.rpartition("conn_cur=")[2] or 0)
@@ -52,7 +52,7 @@ def limited(tmp_path: Path, web: Web) -> Iterator[Balancer]:
 
 def test_who_has_too_many_connections_is_told_so_and_others_are_served(limited: Balancer) -> None:
     idle = [connect(limited) for _ in range(8)]
-    until(lambda: connections(limited) == 8, "they are connected")
+    until(lambda: counted(limited, "users") == 8, "they are connected")
     reply, body = told(limited, "/page")
     assert (reply.status, reply.getheader("Retry-After")) == (429, "10")
     assert "Your address" in json.loads(body)["errors"][0]["message"]
@@ -60,13 +60,13 @@ def test_who_has_too_many_connections_is_told_so_and_others_are_served(limited: 
     assert ask(limited, "/page", OTHER) == 200
     # Far beyond the limit nothing is said any more.
     idle += [connect(limited) for _ in range(2)]
-    until(lambda: connections(limited) == 10, "they are connected")
+    until(lambda: counted(limited, "users") == 10, "they are connected")
     with pytest.raises(ConnectionError):
         ask(limited, "/page")
     assert ask(limited, "/page", OTHER) == 200
     for one in idle:
         one.close()
-    until(lambda: not connections(limited), "they are closed")
+    until(lambda: not counted(limited, "users"), "they are closed")
     assert ask(limited, "/page") == 200
 
 
@@ -92,7 +92,8 @@ def test_a_web_machine_gets_no_body_before_it_is_whole(limited: Balancer, web: W
     drips = [connect(limited) for _ in range(4)]
     for drip in drips:
         drip.sendall(b"POST /login/ HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na")
-    until(lambda: ask(limited, "/page") == 429, "they count as requests")
+    until(lambda: counted(limited, "requests") == 4, "they count as requests")
+    assert ask(limited, "/page") == 429
     assert ask(limited, "/page", OTHER) == 200
     assert "/login/" not in web.paths
     for drip in drips:
