@@ -17,6 +17,9 @@ class Times:
     """Seconds. Raises ValueError where two of them contradict each other."""
 
     # -- Web machines
+    # So long a request waits for a thread of its process: less than a browser waits for a chart
+    # (superset_webserver_timeout_seconds), which is to show why it got none.
+    web_wait_seconds: float = 30.0
     # How long an action waits to be written. A process that is killed loses those that wait.
     actions_seconds: float = 1.0
     # So long a process that exits waits for the database to take its last actions: a restart is
@@ -58,11 +61,6 @@ class Times:
 
     # -- Watchdog and scaler
     lead_seconds: float = 6.0  # so long after the last sign of a leader another one leads
-
-    # -- Web machines
-    # So long a request waits for a thread of its process: less than a browser waits for a chart
-    # (superset_webserver_timeout_seconds), which is to show why it got none.
-    web_wait_seconds: float = 30.0
 
     # -- Watchdog
     watch_seconds: float = 1.0  # between two ticks

@@ -69,4 +69,4 @@ def action_log() -> Any:
 
 def security_manager(service: str, guard: Guard | None, manager: Any) -> Any:
     """Return CUSTOM_SECURITY_MANAGER, which on web machines keeps what roles may do."""
-    return permissions.keep(manager) if guard and service == "superset_web" else manager
+    return permissions.keep(manager) if guard and service == WEB else manager
